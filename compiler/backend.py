@@ -1,0 +1,47 @@
+"""What a backend is. The driver finds backends by entry point (group `edgec.backends`) and knows only this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+
+from .errors import Missing
+from .targets import Target
+
+
+@dataclass(frozen=True)
+class EmitOptions:
+    """What the user may choose about the file that is written."""
+
+    io: str = "fp32"
+    """Element type of float inputs and outputs: `fp32`, or `fp16` where the target allows it."""
+    opset: int | None = None
+    """ONNX only: the opset of the file that is written."""
+
+
+@dataclass
+class Emitted:
+    """What was written, and the contract of its inputs and outputs."""
+
+    path: Path
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Model input name → name in the file."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Model output name → name in the file."""
+    contract: list[str] = field(default_factory=list)
+    """What changed at the interface, a plain sentence each (int64 → int32, names made legal, rank-0 → [1] …)."""
+    warnings: list[str] = field(default_factory=list)
+
+
+class Backend(Protocol):
+    """Lowers a model to a file."""
+
+    def check(self, model: ir.Model, target: Target, options: EmitOptions) -> Sequence[Missing]:
+        """Everything in `model` that `target` can't express; empty when `emit` will succeed. Fast, writes nothing."""
+
+    def emit(self, model: ir.Model, target: Target, path: Path, options: EmitOptions) -> Emitted:
+        """Write `model` to `path` (which does not exist yet). Raises UnsupportedOp with all that is missing."""

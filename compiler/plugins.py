@@ -1,0 +1,113 @@
+"""Finding passes, frontends and backends: entry points (built-ins use the same door), `module:attr` and `./file.py:attr`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .backend import Backend
+from .errors import UsageError
+from .passbase import Pass, Spec, build, parse_spec, split_specs
+
+PASSES, FRONTENDS, BACKENDS = "edgec.passes", "edgec.frontends", "edgec.backends"
+
+
+@cache
+def entries(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Name → entry point, sorted by name. Raises UsageError when two packages claim one name."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for e in importlib.metadata.entry_points(group=group):
+        other = found.setdefault(e.name, e)
+        if other.value != e.value:
+            raise UsageError(
+                f"two packages register '{e.name}' in {group}: {other.value} and {e.value}. Uninstall one of them."
+            )
+    return dict(sorted(found.items()))
+
+
+def find_pass(spec: str | Spec) -> Pass:
+    """The pass that a spec names. Raises UsageError for an unknown pass or option."""
+    spec = parse_spec(spec) if isinstance(spec, str) else spec
+    cls = _attribute(spec.name) if ":" in spec.name else _registered(PASSES, spec.name, "pass", "edgec passes")
+    if not (isinstance(cls, type) and issubclass(cls, Pass)):
+        raise UsageError(f"'{spec.name}' is not a pass: it must be a subclass of edgec.Pass")
+    return build(cls, spec)
+
+
+def find_passes(text: str) -> list[Pass]:
+    """The passes of a comma-separated list of specs."""
+    return [find_pass(s) for s in split_specs(text)]
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name."""
+    return _registered(BACKENDS, name, "backend", "edgec targets")  # type: ignore[no-any-return]
+
+
+def find_frontend(source: Any) -> Callable[[Any], Any]:
+    """The `load` function for a path (by suffix) or an object (by the top-level module of its class).
+
+    Raises UsageError, listing what can be loaded.
+    """
+    known = entries(FRONTENDS)
+    if isinstance(source, str | Path):
+        key = Path(source).suffix.lower()
+    else:
+        key = next((m for c in type(source).__mro__ if (m := c.__module__.partition(".")[0]) in known), "")
+    if key not in known:
+        what = f"'{source}'" if isinstance(source, str | Path) else f"an object of type {type(source).__name__}"
+        raise UsageError(f"don't know how to load {what}. Known: {', '.join(known)}")
+    return known[key].load()  # type: ignore[no-any-return]
+
+
+def _registered(group: str, name: str, what: str, where: str) -> Any:
+    entry = entries(group).get(name)
+    if entry is None:
+        close = _closest(name, list(entries(group)))
+        hint = f" Did you mean '{close}'?" if close else ""
+        raise UsageError(f"unknown {what} '{name}'.{hint} `{where}` lists them.")
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as e:
+        raise UsageError(f"{what} '{name}' ({entry.value}) can't be loaded: {e}") from e
+
+
+def _attribute(path: str) -> Any:
+    """The attribute that `pkg.mod:attr` or `./file.py:attr` names."""
+    where, _, name = path.rpartition(":")
+    try:
+        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        return getattr(module, name)
+    except (ImportError, AttributeError, OSError, SyntaxError) as e:
+        raise UsageError(f"can't load '{path}': {e}") from e
+
+
+def _file_module(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    name = f"edgec_user_{path.stem}_{abs(hash(path.resolve())):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name while the class is made.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _closest(name: str, names: list[str]) -> str | None:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, names, 1)), None)

@@ -1,0 +1,119 @@
+"""Run an IR model in onnxruntime without copying a weight: tensors are handed over as they lie in memory or on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from .errors import ModelError
+from .weights import SMALL
+
+_PLACE = "weights"
+
+
+@contextlib.contextmanager
+def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
+    """While inside, big initializers of the main graph point into a file that need not exist. Yields the real ones."""
+    real: dict[str, ir.TensorProtocol] = {}
+    values = [v for v in model.graph.initializers.values() if v.const_value is not None]
+    big = [v for v in values if v.const_value.nbytes > SMALL and v.const_value.dtype != ir.DataType.STRING]  # type: ignore[union-attr]
+    try:
+        for v in big:
+            t = v.const_value
+            assert t is not None and v.name is not None
+            real[v.name] = t
+            v.const_value = ir.ExternalTensor(_PLACE, 0, t.nbytes, t.dtype, shape=t.shape, name=v.name)  # type: ignore[arg-type]
+        yield real
+    finally:
+        for v in big:
+            if v.name in real:
+                v.const_value = real[v.name]
+
+
+def slim_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model as a protobuf without its big weights, and these by name.
+
+    Weights above `weights.SMALL` bytes are external data in a file that doesn't exist: shape inference and the
+    checkers never look, and a session gets them through `add_initializer`.
+    """
+    with _externalised(model) as real:
+        return ir.to_proto(model), real
+
+
+class Session:
+    """An onnxruntime session for an IR model, on the CPU, with onnxruntime's own optimisations off.
+
+    Weights are passed by reference, so the model's tensors must outlive the session (it keeps them).
+    """
+
+    def __init__(self, model: ir.Model, *, optimize: bool = False, threads: int = 0) -> None:
+        import onnxruntime as ort
+
+        proto, tensors = slim_proto(model)
+        options = ort.SessionOptions()
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.disable_prepacking", "0" if optimize else "1")
+        options.enable_cpu_mem_arena = False
+        self._keep: list[Any] = []
+        with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+            if tensors:
+                # onnxruntime insists that the file exists; a sparse one does, nothing is read from it.
+                with (Path(folder) / _PLACE).open("wb") as f:
+                    f.truncate(max(t.nbytes for t in tensors.values()))
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            for name, tensor in tensors.items():
+                value = _ort_value(tensor)
+                # Without this reference onnxruntime reads freed memory and the process dies.
+                self._keep.append(value)
+                options.add_initializer(name, value[0])
+            try:
+                self._session = ort.InferenceSession(
+                    proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
+            except Exception as e:
+                raise ModelError(f"onnxruntime can't run the model: {_first_line(e)}") from e
+        self.inputs = [i.name for i in self._session.get_inputs()]
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """The named outputs (all by default) for these inputs; extra inputs are ignored. Raises ModelError."""
+        names = list(outputs) if outputs is not None else self.outputs
+        missing = [i for i in self.inputs if i not in feeds]
+        if missing:
+            raise ModelError(f"no value for input{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+        try:
+            values = self._session.run(names, {i: feeds[i] for i in self.inputs})
+        except Exception as e:
+            raise ModelError(f"onnxruntime failed while running the model: {_first_line(e)}") from e
+        return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+
+
+def _ort_value(tensor: ir.TensorProtocol) -> tuple[Any, np.ndarray]:
+    import onnxruntime as ort
+
+    if tensor.dtype.bitwidth < 8 or tensor.dtype in (ir.DataType.BFLOAT16,) or tensor.dtype.name.startswith("FLOAT8"):
+        packed = np.frombuffer(tensor.tobytes(), np.uint8 if tensor.dtype.bitwidth <= 8 else np.uint16)
+        array = packed.reshape(-1)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            tensor.numpy() if tensor.dtype.bitwidth >= 8 else array, int(tensor.dtype)
+        ), array
+    array = tensor.numpy()
+    if not array.flags["C_CONTIGUOUS"]:
+        array = np.ascontiguousarray(array)
+    return ort.OrtValue.ortvalue_from_numpy(array), array
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error)
+    _, mark, rest = text.rpartition(" : ")
+    return (rest if mark and len(rest) > 20 else text).strip().split("\n")[0]

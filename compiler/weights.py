@@ -1,0 +1,64 @@
+"""Weights stay on disk: tensors are mapped, and what a pass makes anew is spooled to a scratch file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import onnx_ir as ir
+
+SMALL = 1024
+"""Bytes up to which a tensor is kept inline: shape inference and constant folding want to see small ones."""
+SPOOL = 1 << 18
+"""Bytes from which a new tensor is written to the scratch file. Below, the bookkeeping costs more than the memory."""
+
+
+class Scratch:
+    """A folder for new tensors and temporary files, removed when closed. Nothing is made on disk until used."""
+
+    def __init__(self) -> None:
+        self._dir: Path | None = None
+        self._size = 0
+
+    @property
+    def dir(self) -> Path:
+        """The folder."""
+        if self._dir is None:
+            self._dir = Path(tempfile.mkdtemp(prefix="edgec-"))
+        return self._dir
+
+    def tensor(self, array: np.ndarray, name: str, dtype: ir.DataType | None = None) -> ir.TensorProtocol:
+        """A tensor that holds `array`: in memory when small, mapped from the scratch file when big.
+
+        Raises OSError when the disk is full.
+        """
+        array = np.ascontiguousarray(array)
+        kind = dtype or ir.DataType.from_numpy(array.dtype)
+        if array.nbytes < SPOOL or kind.bitwidth < 8:
+            return ir.Tensor(array, dtype=kind, name=name)
+        path = self.dir / "tensors.bin"
+        with path.open("ab") as f:
+            offset = -(-self._size // 64) * 64
+            f.write(b"\0" * (offset - self._size))
+            array.tofile(f)
+            self._size = offset + array.nbytes
+        return ir.ExternalTensor(
+            path.name, offset, array.nbytes, kind, shape=ir.Shape(array.shape), name=name, base_dir=os.fspath(self.dir)
+        )
+
+    def close(self) -> None:
+        """Remove the folder."""
+        if self._dir is not None:
+            shutil.rmtree(self._dir, ignore_errors=True)
+            self._dir = None
+            self._size = 0
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
