@@ -28,8 +28,9 @@ class Difference:
         snr_db: 10 log10(Σ ref² / Σ (got - ref)²), in decibels; inf for equal outputs. 6 dB is one bit.
         cosine: of the angle between both outputs as vectors, 1 where they point the same way.
         equal: share of equal elements, 0 to 1 (NaN equals NaN).
-        top1: share of rows whose largest element has the same index, where the output looks like logits: floats of shape
-            [N, C ≥ 2], or of higher rank, the classes last, under a name with 'logit', 'prob' or 'score'. None elsewhere.
+        top1: share of rows whose largest element has the same index, where the output looks like logits: floats of
+            shape [N, C ≥ 2], or of higher rank, the classes last, under a name with 'logit', 'prob' or 'score'.
+            None elsewhere.
         mismatch: what makes the figures meaningless (shape, type, NaN or inf in other places), or None.
     """
 

@@ -32,13 +32,13 @@ from edgec.compiler.weights import Scratch
 Source = ir.Model | onnx.ModelProto | str
 
 
-def context(target: str = "ios18", scratch: Scratch | None = None, inputs: Mapping[str, np.ndarray] | None = None) -> Context:
+def context(target: str = "ios18", inputs: Mapping[str, np.ndarray] | None = None) -> Context:
     """A context to run a pass with."""
-    return Context(find_target(target), scratch or Scratch(), inputs or {})
+    return Context(find_target(target), Scratch(), inputs or {})
 
 
 def load(source: Source) -> ir.Model:
-    """The model as passes see it: opset 25, constants lifted to initializers, shapes inferred. `source` is not touched."""
+    """A copy of `source` as passes see it: opset 25, constants lifted to initializers, shapes inferred."""
     proto = onnx.parser.parse_model(source) if isinstance(source, str) else source
     if isinstance(proto, onnx.ModelProto):
         imports = {o.domain: o.version for o in proto.opset_import}

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 import pytest
-from passcheck import check_pass, ops
 
 from edgec.compiler import graph
 from edgec.compiler.errors import ModelError
 from edgec.compiler.passbase import Context, Pass
+from passcheck import check_pass, ops
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 25]>
