@@ -1,4 +1,4 @@
-"""Every error that edgec raises on purpose. Each prints as one clear message; none shows a traceback at the terminal."""
+"""Every error that edgec raises on purpose. Each prints as one clear message, never as a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every pass needs when it reads or changes a graph: constants, users, attributes, new nodes, replacing a value."""
+"""What every pass needs when it reads or changes a graph: constants, users, new nodes, replacing a value."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def users(value: ir.Value) -> list[ir.Node]:
 
 
 def sole_user(value: ir.Value, *op_types: str) -> ir.Node | None:
-    """The one node that reads `value`, if nothing else does (no graph output either) and it is one of these operators."""
+    """The one node that reads `value`, if nothing else does (no graph output either) and it is of these operators."""
     found = users(value)
     if len(found) != 1 or value.is_graph_output() or len(value.uses()) != 1:
         return None

@@ -1,4 +1,4 @@
-"""Finding passes, frontends and backends: entry points (built-ins use the same door), `module:attr` and `./file.py:attr`."""
+"""Finding passes, frontends and backends: entry points (for built-ins, too), `module:attr`, `./file.py:attr`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes are inferred, never believed: declared shapes of intermediate values are hints that 2 of 70 shipped models get wrong."""
+"""Shapes are inferred, never believed: 2 of 70 shipped models declare wrong ones for intermediate values."""
 
 from __future__ import annotations
 

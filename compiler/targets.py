@@ -1,8 +1,8 @@
 """What each target can express. A row per target; every fact about a Core ML version with where it comes from.
 
 Sources: coremltools 9.0 registers each MIL operator with the opset that introduced it
-(`coremltools/converters/mil/mil/ops/defs/iOS15 … iOS18`); the specification version and the opset string of a target are
-those that coremltools writes (`coremltools/__init__.py`, `_OPSET`).
+(`coremltools/converters/mil/mil/ops/defs/iOS15 … iOS18`); the specification version and the opset string of a target
+are those that coremltools writes (`coremltools/__init__.py`, `_OPSET`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ TARGETS: dict[str, Target] = {
         _ios(17, 8, "CoreML7", weight_bits=(8,)),
         _ios(18, 9, "CoreML8", weight_bits=(4, 8), attention=True),
         _ios(26, 10, "CoreML9", weight_bits=(4, 8), attention=True),
-        Target("onnx", "onnx", ".onnx", "ONNX model for onnxruntime or any other runtime", weight_bits=(4, 8), attention=True),
+        Target("onnx", "onnx", ".onnx", "ONNX model for any runtime", weight_bits=(4, 8), attention=True),
     )
 }
 
