@@ -121,12 +121,14 @@ def used_once(value: ir.Value) -> bool:
 def fresh_name(graph: ir.Graph, hint: str) -> str:
     """A value name that `graph` (and the graphs around and inside it) doesn't hold yet. `hint` when free."""
     taken: set[str] | None = graph.meta.get("edgec.names")
-    if taken is None or graph.meta.get("edgec.names.size") != graph.num_nodes():
+    if taken is None or graph.num_nodes() > graph.meta.get("edgec.names.size", 0):
         taken = set(taken or ()) | set(_value_names(graph))
         graph.meta["edgec.names"], graph.meta["edgec.names.size"] = taken, graph.num_nodes()
     name = hint
-    for i in itertools.count(1):
+    tried: dict[str, int] = graph.meta.setdefault("edgec.names.tried", {})
+    for i in itertools.count(tried.get(hint, 1)):
         if name not in taken and name not in graph.initializers:
+            tried[hint] = i
             break
         name = f"{hint}_{i}"
     taken.add(name)
@@ -174,6 +176,8 @@ def insert_before(
         node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
     node.metadata_props.update(anchor.metadata_props)
     graph.insert_before(anchor, node)
+    if "edgec.names.size" in graph.meta:  # the new names are known: no need to collect all names again
+        graph.meta["edgec.names.size"] += 1
     return node
 
 
