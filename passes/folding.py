@@ -1,0 +1,197 @@
+"""How constant scales and shifts go into the weights of a linear operator, before or behind it.
+
+Everything is computed in float64 and rounded once. What would overflow, or make the model grow because a weight is
+shared, is left alone with a note.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler import graph as g
+from ..compiler.passbase import Context
+from ..compiler.weights import SMALL
+from .linear import Linear, Side
+
+FAR = 1e3
+"""A shift before a linear operator beyond this is left alone: folding it would add and subtract two big numbers."""
+
+
+def rescale(linear: Linear, scale: np.ndarray | None, shift: np.ndarray | None, ctx: Context) -> bool:
+    """Make `linear` compute `result * scale + shift`, both broadcasting against the result. False if it can't."""
+    side = linear.output_side()
+    if side is None:
+        return False
+    s = None if scale is None else side.vector(scale)
+    t = None if shift is None else side.vector(shift)
+    if (scale is not None and s is None) or (shift is not None and t is None):
+        return False
+    if t is not None and linear.bias_node is None:
+        return False
+    bias = _bias(linear)
+    if bias is not None or t is not None:
+        old = np.zeros(()) if bias is None else bias
+        bias = old * (1.0 if s is None else _bias_row(linear, s)) + (0.0 if t is None else _bias_row(linear, t))
+    return _update(linear, side, s, bias, ctx)
+
+
+def absorb(linears: list[Linear], scale: np.ndarray | None, shift: np.ndarray | None, ctx: Context) -> bool:
+    """Make all `linears` compute what they do now of `input * scale + shift`. False if one of them can't."""
+    sides = [linear.input_side() for linear in linears]
+    plans: list[tuple[Linear, Side, np.ndarray | None, np.ndarray | None]] = []
+    for linear, side in zip(linears, sides, strict=True):
+        if side is None:
+            return False
+        s = None if scale is None else side.vector(scale)
+        t = None if shift is None else side.vector(shift)
+        if (scale is not None and s is None) or (shift is not None and t is None):
+            return False
+        if t is not None and not t.any():
+            t = None
+        if t is not None and not _shift_allowed(linear, t, ctx):
+            return False
+        plans.append((linear, side, s, t))
+    if not all(_may_change(linear, s, ctx) for linear, _, s, _ in plans):
+        return False
+    # Nothing is written before every one of them is known to work.
+    biases = [_absorbed_bias(linear, side, s, t) for linear, side, s, t in plans]
+    if not all(bias is None or _fits(bias, linear) for (linear, *_), bias in zip(plans, biases, strict=True)):
+        return False
+    return all(
+        _update(linear, side, s, bias, ctx) for (linear, side, s, _), bias in zip(plans, biases, strict=True)
+    )
+
+
+def _shift_allowed(linear: Linear, shift: np.ndarray, ctx: Context) -> bool:
+    if not linear.takes_shift():
+        if linear.node.op_type == "Conv":
+            ctx.note(f"{linear.node.name}: a constant before this Conv stays, because the Conv pads with zeros")
+        return False
+    if np.abs(shift).max() > FAR:
+        ctx.note(f"{linear.node.name}: a constant over {FAR:g} before this {linear.node.op_type} stays, for precision")
+        return False
+    return True
+
+
+def _absorbed_bias(linear: Linear, side: Side, s: np.ndarray | None, t: np.ndarray | None) -> np.ndarray | None:
+    """The new bias, or None if it stays as it is."""
+    node = linear.node
+    old = _bias(linear)
+    if node.op_type == "BatchNormalization":
+        gamma, beta, mean, var = (g.const(v).astype(np.float64) for v in node.inputs[1:5])  # type: ignore[union-attr]
+        factor = gamma / np.sqrt(var + g.attr(node, "epsilon", 1e-5))
+        return np.asarray(beta + factor * ((0.0 if t is None else t) - mean + (1.0 if s is None else s) * mean))
+    if t is None:
+        return None
+    weight = g.const(linear.weight)
+    assert weight is not None
+    view = weight.reshape(side.view)
+    match node.op_type:
+        case "Conv":
+            extra = np.einsum("goik,gi->go", view, side.spread(t)[:, 0, :, 0], dtype=np.float64).reshape(-1)
+        case "Gemm":
+            matrix = view.T if g.attr(node, "transB", 0) else view
+            extra = float(g.attr(node, "alpha", 1.0)) * np.einsum("kn,k->n", matrix, t, dtype=np.float64)
+        case _:
+            extra = np.einsum("kn,k->n" if linear.weight_at else "nk,k->n", view, t, dtype=np.float64)
+            extra = _bias_row(linear, extra)
+    return np.asarray(extra if old is None else old + extra)
+
+
+def _bias(linear: Linear) -> np.ndarray | None:
+    """The bias in float64, times Gemm's beta."""
+    array = g.const(linear.bias)
+    if array is None:
+        return None
+    beta = float(g.attr(linear.node, "beta", 1.0)) if linear.node.op_type == "Gemm" else 1.0
+    return np.asarray(array.astype(np.float64) * beta)
+
+
+def _bias_row(linear: Linear, vector: np.ndarray) -> np.ndarray:
+    """A vector over output channels, shaped to broadcast against the bias."""
+    return vector.reshape(-1, 1) if linear.node.op_type == "MatMul" and linear.weight_at == 0 else vector
+
+
+def _may_change(linear: Linear, scale: np.ndarray | None, ctx: Context) -> bool:
+    """Whether the weight may be replaced: others that read it would keep the old one, and the model would grow."""
+    tensor, array = g.const_tensor(linear.weight), g.const(linear.weight)
+    if scale is None or array is None or tensor is None or array.size == 0:
+        return True
+    if len(linear.weight.uses()) > 1 and tensor.nbytes > SMALL:
+        ctx.note(f"{linear.node.name}: its weight {linear.weight.name} has other users, so nothing is folded into it")
+        return False
+    largest = max(float(array.max()), -float(array.min())) * float(np.abs(scale).max())
+    if largest <= np.finfo(array.dtype).max:
+        return True
+    ctx.note(f"{linear.node.name}: a constant next to it would overflow its weight {linear.weight.name}")
+    return False
+
+
+def _update(linear: Linear, side: Side, s: np.ndarray | None, bias: np.ndarray | None, ctx: Context) -> bool:
+    """Write weight * s (None: as it is) and bias (None: as it is) unless they overflow or the weight is shared."""
+    node, graph = linear.node, linear.node.graph
+    assert isinstance(graph, ir.Graph)
+    if s is not None and bool((s == 1.0).all()):
+        s = None
+    if not _may_change(linear, s, ctx) or (bias is not None and not _fits(bias, linear)):
+        return False
+    if s is not None:
+        weight = _scaled(g.const(linear.weight), side, s)
+        swap(node, linear.weight_at, g.initializer(graph, weight, f"{linear.weight.name}_scaled", ctx.scratch))
+    if bias is not None:
+        assert linear.bias_node is not None
+        old = linear.bias
+        array = bias.astype(_dtype(old or linear.weight))
+        hint = f"{old.name}_folded" if old is not None else f"{node.name or linear.weight.name}_bias"
+        new = g.initializer(graph, _full(array, linear, side), hint, ctx.scratch)
+        swap(linear.bias_node, linear.bias_at, new)
+        if node.op_type == "Gemm":
+            node.attributes.pop("beta", None)
+    return True
+
+
+def _full(array: np.ndarray, linear: Linear, side: Side) -> np.ndarray:
+    """The bias at its full length where the operator wants exactly one number per channel."""
+    if linear.node.op_type in ("Gemm", "MatMul"):
+        return array
+    out = linear.output_side()
+    assert out is not None
+    return np.broadcast_to(array, (out.channels,)).copy()
+
+
+def _fits(bias: np.ndarray, linear: Linear) -> bool:
+    """Whether the bias can be written in the graph's type."""
+    limit = np.finfo(_dtype(linear.weight)).max
+    return bool((np.abs(bias) <= limit).all())
+
+
+def _scaled(weight: np.ndarray | None, side: Side, s: np.ndarray) -> np.ndarray:
+    """weight * s, multiplied in float64 piece by piece (numpy casts in small buffers) and rounded once."""
+    assert weight is not None
+    out = np.empty(side.view, weight.dtype)
+    np.multiply(weight.reshape(side.view), side.spread(s), out=out, dtype=np.float64, casting="same_kind")
+    return out.reshape(weight.shape)
+
+
+def _dtype(value: ir.Value) -> np.dtype:
+    tensor = g.const_tensor(value)
+    assert tensor is not None
+    return np.dtype(tensor.dtype.numpy())
+
+
+def swap(node: ir.Node, position: int, new: ir.Value) -> None:
+    """Make `node` read `new` at `position`; what nobody reads any more is dropped from its graph."""
+    old = node.inputs[position] if position < len(node.inputs) else None
+    if position >= len(node.inputs):
+        node.resize_inputs(position + 1)
+    node.replace_input_with(position, new)
+    drop(old)
+
+
+def drop(value: ir.Value | None) -> None:
+    """Take an initializer that nobody reads out of its graph."""
+    if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+        owner = value.graph
+        if isinstance(owner, ir.Graph) and value.name is not None and not value.is_graph_input():
+            del owner.initializers[value.name]
