@@ -4,8 +4,8 @@
     for match in find(model, GELU, ctx, "GELU"):
         replace(match, "Gelu", [match["x"]])
 
-`Product` and `Sum` match every way of writing a product or a sum: any order and nesting, constants collected into one
-number, division by a constant, powers of two and three. The inner nodes of a match are read by the match alone. When the
+`Product` and `Sum` match every way of writing a product or a sum: any order and nesting, constants collected in one
+number, division by a constant, powers of two and three. The inner nodes of a match are read by the match alone. If the
 structure fits while a constant or a reader does not, that is a near miss: noted, unless its root goes in another match.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from . import functions
 from . import graph as g
 from .passbase import Context
 
@@ -29,6 +30,8 @@ TOLERANCE = 1e-6
 """How far a constant may be off, relatively: a float32 rounding or two."""
 DEPTH = 5
 """How deep a product or a sum is taken apart."""
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+"""Types that every fused operator runs with in onnxruntime; most have no kernel for double."""
 WAYS = 256
 """How many ways of reading one root are tried."""
 
@@ -42,7 +45,7 @@ class Var:
 
 @dataclass(frozen=True)
 class Const:
-    """A one-element constant: this number, or any number, kept in `Match.numbers[name]`."""
+    """A one-element constant: this number, or (with a name) any number, kept in `Match.numbers[name]`."""
 
     number: float | None = None
     name: str = ""
@@ -161,19 +164,58 @@ def find(model: ir.Model, pattern: Pattern, ctx: Context | None = None, what: st
             near.append(found)
     if ctx is not None and what:
         for miss in near:
-            if miss.root.graph is not None and len(miss.why) == 1:
+            if miss.root.graph is not None and len(miss.why) == 1 and len(miss.nodes) > 2:
                 ctx.note(f"{miss.root.name or miss.root.op_type}: looks like {what}, but {miss.why[0]}")
 
 
 def replace(
     found: Match, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any] | None = None
 ) -> ir.Node:
-    """Put one node in the place of a match's root; the inner nodes go with it."""
+    """Put one node in the place of a match's root; the inner nodes go with it. `domain::op` names a local function."""
     old = found.output
-    new = g.insert_before(found.root, op_type, inputs, attributes, like=old)
+    domain, _, name = op_type.rpartition("::")
+    new = g.insert_before(found.root, name, inputs, attributes, like=old, domain=domain)
     g.replace_value(old, new.outputs[0])
     g.remove(found.nodes)
     return new
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An expression and the one standard node that computes it.
+
+    `make` turns a match into `(op_type, inputs, attributes)`, or into the reason why it is not that operator after all
+    ("" when it isn't worth a note). The node's output has the shape of the value called "x".
+    """
+
+    what: str
+    pattern: Pattern
+    make: Callable[[Match], tuple[str, Sequence[ir.Value | None], Mapping[str, Any]] | str]
+
+
+def rewrite(model: ir.Model, rules: Iterable[Rule], ctx: Context) -> int:
+    """Apply rules, in order, wherever they match on values of `FLOATS`; the number of matches replaced."""
+    count = 0
+    for rule in rules:
+        for found in find(model, rule.pattern, ctx, rule.what):
+            made = _checked(rule, found)
+            if not isinstance(made, str):
+                replace(found, *made)
+                count += 1
+                if "::" in made[0]:
+                    functions.declare(model, made[0].rpartition("::")[2])
+            elif made:
+                ctx.note(f"{found.root.name or found.root.op_type}: looks like {rule.what}, but {made}")
+    return count
+
+
+def _checked(rule: Rule, found: Match) -> tuple[str, Sequence[ir.Value | None], Mapping[str, Any]] | str:
+    x, out = found["x"], found.output
+    if x.dtype not in FLOATS:
+        return ""
+    if g.rank(x) is None or g.rank(x) != g.rank(out):
+        return f"its result has rank {g.rank(out)}, its input rank {g.rank(x)}"
+    return rule.make(found)
 
 
 def root_types(pattern: Pattern) -> tuple[str, ...]:
