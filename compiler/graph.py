@@ -176,9 +176,14 @@ def insert_before(
         node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
     node.metadata_props.update(anchor.metadata_props)
     graph.insert_before(anchor, node)
-    if "edgec.names.size" in graph.meta:  # the new names are known: no need to collect all names again
-        graph.meta["edgec.names.size"] += 1
+    note_named(graph, 1)
     return node
+
+
+def note_named(graph: ir.Graph, count: int) -> None:
+    """Say that `count` nodes were added under fresh names, so that the next fresh name need not collect them again."""
+    if "edgec.names.size" in graph.meta:
+        graph.meta["edgec.names.size"] += count
 
 
 def can_replace(old: ir.Value, new: ir.Value) -> bool:
@@ -203,10 +208,31 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
         new.type = old.type
 
 
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The graphs in the node's attributes (If, Loop, Scan, SequenceMap)."""
+    found: list[ir.Graph] = []
+    for a in node.attributes.values():
+        if a.type == ir.AttributeType.GRAPH:
+            found.append(a.as_graph())
+        elif a.type == ir.AttributeType.GRAPHS:
+            found.extend(a.as_graphs())
+    return found
+
+
+def release(node: ir.Node) -> None:
+    """Make the graphs inside a node that is about to go let go of the outer values that they read."""
+    for sub in subgraphs(node):
+        for inner in sub:
+            release(inner)
+            for i in range(len(inner.inputs)):
+                inner.replace_input_with(i, None)
+
+
 def remove(dead: Iterable[ir.Node]) -> None:
     """Remove nodes whose outputs nobody reads any more, last ones first; those still read are left."""
     for node in dead:
         if node.graph is not None and not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            release(node)
             node.graph.remove(node, safe=True)
 
 
@@ -218,6 +244,7 @@ def remove_upwards(node: ir.Node) -> int:
         if n.graph is None or any(o.uses() or o.is_graph_output() for o in n.outputs):
             continue
         sources = [v.producer() for v in n.inputs if v is not None]
+        release(n)
         n.graph.remove(n, safe=True)
         count += 1
         stack += [s for s in sources if s is not None]
