@@ -1,0 +1,126 @@
+"""Rounding of activations, kept apart from what a model computes.
+
+Half precision is a pair `Cast(float16)` → `Cast(float)` behind a value of a float32 graph, integer activations are a pair
+`QuantizeLinear` → `DequantizeLinear`. onnxruntime keeps such pairs at every optimisation level (there is a canary test),
+so the loss is really measured; a backend reads them and emits the real type. Stripping them leaves the exact model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from .graph import attr, can_replace, fresh_name, insert_before, is_const, nodes, note_named, producer, remove, replace_value
+
+HALF_MAX = 65504.0
+"""The largest float16; what is larger (by more than half a step) rounds to infinity."""
+
+HALF_TINY = 2.0**-24
+"""The smallest float16 above zero (a subnormal); what is below half of it rounds to zero."""
+
+HALF_NORMAL = 2.0**-14
+"""The smallest float16 of full precision."""
+
+
+def is_pair(node: ir.Node) -> bool:
+    """Whether `node` ends a rounding pair: it reads back what a `Cast` or `QuantizeLinear` has just rounded."""
+    return pair_source(node) is not None
+
+
+def pair_source(node: ir.Node) -> ir.Value | None:
+    """The value that the rounding pair ending at `node` rounds, or None where `node` ends no pair.
+
+    A `DequantizeLinear` or `Cast` of a constant is a stored weight, not rounding.
+    """
+    if node.op_type == "Cast" and node.domain == "":
+        first = producer(node.inputs[0], "Cast")
+        if first is None or attr(first, "to") != ir.DataType.FLOAT16 or attr(node, "to") != ir.DataType.FLOAT:
+            return None
+        source = first.inputs[0]
+        return source if source is not None and source.dtype == ir.DataType.FLOAT else None
+    if node.op_type == "DequantizeLinear" and node.domain == "":
+        first = producer(node.inputs[0], "QuantizeLinear")
+        # A quantized constant is a weight whose packing was not folded.
+        return None if first is None or is_const(first.inputs[0]) else first.inputs[0]
+    return None
+
+
+def is_rounded(value: ir.Value) -> bool:
+    """Whether a rounding pair makes `value`, or it is a constant stored in float16."""
+    node = value.producer()
+    return node is not None and (is_pair(node) or is_stored_half(node))
+
+
+def is_stored_half(node: ir.Node) -> bool:
+    """Whether `node` reads a float16 constant as float32."""
+    if node.op_type != "Cast" or node.domain != "":
+        return False
+    source = node.inputs[0]
+    return is_const(source) and source is not None and source.dtype == ir.DataType.FLOAT16
+
+
+def pairs(model: ir.Model) -> Iterable[ir.Node]:
+    """The last node of every rounding pair, in all graphs."""
+    return [n for n in nodes(model, "Cast", "DequantizeLinear") if is_pair(n)]
+
+
+def has_rounding(model: ir.Model) -> bool:
+    """Whether `model` holds a rounding pair."""
+    return any(is_pair(n) for n in nodes(model, "Cast", "DequantizeLinear"))
+
+
+def strip_rounding(model: ir.Model) -> ir.Model:
+    """A clone of `model` without its rounding pairs. Stored weights stay as they are; tensors are shared.
+
+    A pair that makes a graph output becomes an Identity where the output has to keep a node of its own.
+    """
+    model = model.clone()
+    for last in pairs(model):
+        source, first, out = pair_source(last), last.inputs[0].producer(), last.outputs[0]  # type: ignore[union-attr]
+        assert source is not None and first is not None and last.graph is not None
+        if not can_replace(out, source):
+            source = insert_before(last, "Identity", [source], like=source).outputs[0]
+        replace_value(out, source)
+        remove([last, first])
+    return model
+
+
+def insert_pair(value: ir.Value, readers: Iterable[ir.Node] | None = None) -> ir.Value:
+    """Round `value` to float16 and back, and make `readers` (all, by default) read the rounded one, which is returned.
+
+    Args:
+        value: a float32 value made by a node, a graph input or an initializer. Where all readers get the rounded value,
+            so does a graph output, which keeps its name.
+        readers: nodes that shall read the rounded value.
+    """
+    graph, maker = value.graph, value.producer()
+    assert isinstance(graph, ir.Graph)
+    chosen = None if readers is None else set(readers)
+    down = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)})
+    up = ir.node("Cast", [down.outputs[0]], {"to": int(ir.DataType.FLOAT)})
+    rounded = up.outputs[0]
+    for node, kind, tag in ((down, ir.DataType.FLOAT16, "half"), (up, ir.DataType.FLOAT, "rounded")):
+        out = node.outputs[0]
+        node.name = out.name = fresh_name(graph, f"{value.name}__{tag}")
+        out.dtype, out.shape = kind, value.shape
+    for reader, i in value.uses():
+        if reader is not down and (chosen is None or reader in chosen):
+            reader.replace_input_with(i, rounded)
+    if maker is not None:
+        graph.insert_after(maker, [down, up])
+    else:
+        graph.insert_before(graph[0], [down, up])
+    note_named(graph, 2)
+    if chosen is None and value.is_graph_output():
+        _rename_output(graph, value, rounded)
+    return rounded
+
+
+def _rename_output(graph: ir.Graph, value: ir.Value, rounded: ir.Value) -> None:
+    """Make `rounded` the graph output in place of `value`, under the output's name."""
+    for i, out in enumerate(graph.outputs):
+        if out is value:
+            graph.outputs[i] = rounded
+    name = value.name
+    value.name, rounded.name = fresh_name(graph, f"{name}__exact"), name
