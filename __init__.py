@@ -1,3 +1,55 @@
-"""edgec: a compiler for neural networks. ONNX in, a proven Core ML package out, on any machine."""
+"""edgec: a compiler for neural networks. ONNX in, a proven Core ML package out, on any machine.
+
+    with edgec.compile("model.onnx", target="ios") as compiled:
+        compiled.save("model.mlpackage")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .compiler.driver import Compilation, compile, dry_run, load, verify
+    from .compiler.errors import EdgecError, ModelError, PassFailed, UnsupportedOp, UsageError, VerifyFailed
+    from .compiler.passbase import Context, Pass
+    from .compiler.targets import Target, find_target
+    from .compiler.verify import Comparison
+
+# Where each public name lives. Importing edgec imports nothing heavy; the first use of a name does.
+_PUBLIC = {
+    "driver": ("Compilation", "compile", "dry_run", "load", "verify"),
+    "errors": ("EdgecError", "ModelError", "PassFailed", "UnsupportedOp", "UsageError", "VerifyFailed"),
+    "passbase": ("Context", "Pass"),
+    "targets": ("Target", "find_target"),
+    "verify": ("Comparison",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [
+    "Comparison",
+    "Compilation",
+    "Context",
+    "EdgecError",
+    "ModelError",
+    "Pass",
+    "PassFailed",
+    "Target",
+    "UnsupportedOp",
+    "UsageError",
+    "VerifyFailed",
+    "compile",
+    "dry_run",
+    "find_target",
+    "load",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgec' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f".compiler.{_HOME[name]}", __name__), name)

@@ -18,9 +18,13 @@ SPOOL = 1 << 18
 
 
 class Scratch:
-    """A folder for new tensors and temporary files, removed when closed. Nothing is made on disk until used."""
+    """A folder for new tensors and temporary files, removed when closed. Nothing is made on disk until used.
 
-    def __init__(self) -> None:
+    It is made inside `parent`; by default where the system keeps temporary files.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        self._parent = parent
         self._dir: Path | None = None
         self._size = 0
 
@@ -28,7 +32,7 @@ class Scratch:
     def dir(self) -> Path:
         """The folder."""
         if self._dir is None:
-            self._dir = Path(tempfile.mkdtemp(prefix="edgec-"))
+            self._dir = Path(tempfile.mkdtemp(prefix=".edgec-", dir=self._parent))
         return self._dir
 
     def tensor(self, array: np.ndarray, name: str, dtype: ir.DataType | None = None) -> ir.TensorProtocol:

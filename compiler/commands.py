@@ -1,0 +1,111 @@
+"""The smaller commands: verify, passes, targets, ops."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import UsageError
+from .freeze import parse_shape
+from .plugins import PASSES, entries, find_backend, find_pass
+from .targets import ALIASES, TARGETS, find_target
+
+HELP = {
+    "verify": "Do two models compute the same? Any two that can be loaded; ports are matched by name, else by order.",
+    "passes": "The passes that there are, built in and plugged in, with their options.",
+    "targets": "The targets that there are, and what each can express.",
+    "ops": "The ONNX operators that a target can express directly.",
+}
+
+EXACT = 1e-5
+
+
+def arguments(name: str, p: argparse.ArgumentParser) -> None:
+    """Declare what a command takes."""
+    if name == "verify":
+        p.add_argument("a", metavar="A", help="the reference")
+        p.add_argument("b", metavar="B", help="the other one")
+        p.add_argument("--inputs", metavar="FILE.npz", help="arrays named like the inputs of A")
+        p.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help="fix a free shape of A")
+        p.add_argument(
+            "--max-error", type=float, default=None, metavar="X",
+            help=f"largest error allowed, relative to the largest output (default: {EXACT:g})",
+        )  # fmt: skip
+        p.add_argument("--min-snr", type=float, default=None, metavar="DB", help="smallest signal-to-noise ratio, in dB")
+    if name == "ops":
+        p.add_argument("--target", default="ios", help="the target (default: ios)")
+
+
+def run(name: str, o: argparse.Namespace, console: Callable[[], Any]) -> int:
+    """Run a command; returns the exit code."""
+    if name == "verify":
+        return _verify(o, console)
+    title, columns, rows = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}[name]()
+    if o.json:
+        print(json.dumps({"version": 1, name: [dict(zip(columns, row, strict=True)) for row in rows]}, indent=2))
+    else:
+        from .report_terminal import print_table
+
+        print_table(console(), title, columns, rows)
+    return 0
+
+
+Table = tuple[str, Sequence[str], list[Sequence[Any]]]
+
+
+def _passes() -> Table:
+    rows: list[Sequence[Any]] = []
+    for name, entry in entries(PASSES).items():
+        cls = type(find_pass(name))
+        options = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(cls))
+        summary = (cls.__doc__ or "").strip().split("\n")[0]
+        rows.append((name, "lossy" if cls.lossy else "exact", options, summary, entry.dist.name if entry.dist else ""))
+    return "Passes", ("name", "kind", "options", "summary", "package"), rows
+
+
+def _targets() -> Table:
+    alias = {v: k for k, v in ALIASES.items()}
+    rows: list[Sequence[Any]] = [
+        (
+            t.name + (f" ({alias[t.name]})" if t.name in alias else ""),
+            t.suffix,
+            t.summary,
+            t.opset or "25",
+            "fp16" if t.float16 else "fp32",
+            ", ".join(f"int{b}" for b in t.weight_bits) or "none",
+        )
+        for t in TARGETS.values()
+    ]
+    return "Targets", ("name", "file", "summary", "opset", "precision", "compressed weights"), rows
+
+
+def _ops(o: argparse.Namespace) -> Table:
+    target = find_target(o.target)
+    backend = find_backend(target.backend)
+    operators = getattr(backend, "operators", None)
+    if operators is None:
+        raise UsageError(f"target {target.name} takes every ONNX operator")
+    rows = [(name, note) for name, note in sorted(operators(target).items())]
+    return f"Operators of {target.name}", ("operator", "lowered as"), rows
+
+
+def _verify(o: argparse.Namespace, console: Callable[[], Any]) -> int:
+    from . import driver
+
+    found = driver.verify(o.a, o.b, o.inputs, dict(parse_shape(s) for s in o.shape))
+    ok = (o.min_snr is None or found.snr_db >= o.min_snr) and (
+        found.within(o.max_error if o.max_error is not None else EXACT) or (o.max_error is None and o.min_snr is not None)
+    )
+    if o.json:
+        from .report import comparison_json
+
+        print(json.dumps({"version": 1, "same": ok, "outputs": comparison_json(found)}, indent=2))
+    else:
+        from .report_terminal import print_comparison
+
+        print_comparison(found, console())
+        print("The models compute the same." if ok else "The models differ by more than allowed.")
+    return 0 if ok else 1

@@ -1,0 +1,324 @@
+"""Frontend → passes → backend → proof, by name only: the driver imports no frontend, no pass and no backend."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from . import freeze, pipelines, proof
+from .backend import Emitted, EmitOptions
+from .cost import stats
+from .data import Samples
+from .errors import EdgecError, Missing, ModelError, UnsupportedOp, UsageError, VerifyFailed
+from .manager import Manager, Options, VerifyMode
+from .passbase import Context, Pass
+from .plugins import find_backend, find_frontend, find_passes
+from .records import PassRecord, Proof, Report
+from .targets import Target, find_target
+from .verify import Comparison, check_weights, compare_outputs, outputs_of
+from .weights import Scratch
+
+Source = str | Path | Any
+Inputs = str | Path | Mapping[str, np.ndarray]
+
+
+@dataclass
+class Hooks:
+    """What a caller may watch: steps as they start, passes as they start and end."""
+
+    step: Callable[[str], None] = lambda _: None
+    pass_started: Callable[[Pass, int, int], None] = lambda *_: None
+    pass_ended: Callable[[PassRecord, ir.Model], None] = lambda *_: None
+
+
+@dataclass
+class Compilation:
+    """A compiled model: what it became, what happened to it, and the proof. Close it, or use `with`, to free the disk.
+
+    Attributes:
+        model: the model after all passes, as it was lowered.
+        report: everything that was found out.
+        path: where the compiled file lies; a temporary place until `save`.
+    """
+
+    model: ir.Model
+    report: Report
+    path: Path
+    _sidecars: Sequence[Path] = field(repr=False)
+    _scratch: Scratch = field(repr=False)
+
+    @property
+    def proof(self) -> Proof | None:
+        """What the file on disk computes, against the model; None with verify="off"."""
+        return self.report.proof
+
+    def save(self, path: str | Path) -> Path:
+        """Put the compiled file at `path`, replacing what is there only once the new one is whole."""
+        target = Path(path)
+        for extra in self._sidecars:
+            _place(extra, target.parent / extra.name)
+        saved = _place(self.path, target)
+        self.report.output = str(saved)
+        return saved
+
+    def close(self) -> None:
+        """Remove the temporary files. The model's big tensors lie in them: don't use `model` afterwards."""
+        self._scratch.close()
+
+    def __enter__(self) -> Compilation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass
+class _Clock:
+    """Steps and how long they took."""
+
+    hooks: Hooks
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        self.hooks.step(step)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+def load(source: Source) -> ir.Model:
+    """The model as ONNX at the pinned opset, weights mapped from disk where the source allows it.
+
+    `source` is a path (.onnx, .mlpackage, and what plug-ins add) or a framework's own object.
+    Raises UsageError for an unknown kind, ModelError for a model that is not valid.
+    """
+    if isinstance(source, ir.Model):
+        return source
+    return find_frontend(source)(source)  # type: ignore[no-any-return]
+
+
+def compile(
+    source: Source,
+    *,
+    level: str = "O2",
+    target: str = "ios",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Inputs | None = None,
+    passes: str | None = None,
+    extra_passes: Sequence[str | Pass] = (),
+    precision: str | None = None,
+    max_error: float | None = None,
+    min_snr: float | None = None,
+    verify: VerifyMode = "each",
+    strict: bool = False,
+    io: str = "fp32",
+    opset: int | None = None,
+    bisect_limit: int | None = None,
+    reproducers: str | Path | None = None,
+    workdir: str | Path | None = None,
+    name: str | None = None,
+    hooks: Hooks | None = None,
+) -> Compilation:
+    """Compile `source` for `target` and prove that the file computes what the model computes.
+
+    Args:
+        source: a path or a framework's object; see `load`.
+        level: O0, O1, O2, O3 or Os.
+        target: see `edgec targets`.
+        shapes: input (or symbol) name → dimensions, for free dimensions.
+        inputs: named arrays, or the path of an .npz; else synthesised, seeded.
+        passes: pass specs that replace the level's own.
+        extra_passes: specs or passes that come after the level's.
+        precision: fp16 or fp32; else what level and target imply.
+        max_error: largest error of any output against the original model, relative to that output's largest value.
+        min_snr: smallest signal-to-noise ratio of any output against the original model, in dB.
+        verify: check after each pass that rewrote something, only at the end, or never. The file is proven unless off.
+        strict: a pass that breaks its promise is an error instead of being undone.
+        io: element type of float inputs and outputs of the file, fp32 or fp16.
+        opset: ONNX targets: the opset of the file.
+        bisect_limit: run only so many passes.
+        reproducers: folder for the input of a pass that was undone.
+        workdir: folder for temporary files; the compiled file is made there.
+        name: name of the compiled file; else the source's, with the target's suffix.
+        hooks: to watch the progress.
+
+    Raises:
+        UsageError: the call is wrong. ModelError: the model is. UnsupportedOp: the target can't express it.
+        PassFailed: a pass broke its promise, with `strict`. VerifyFailed: the file does not compute the model.
+    """
+    where, clock = find_target(target), _Clock(hooks or Hooks())
+    kind = pipelines.precision_of(level, where, precision)
+    specs = pipelines.pipeline(level, where, kind, passes)
+    steps = [*pipelines.build(specs), *_extra(extra_passes)]
+    options = EmitOptions(io=io, opset=opset)
+    scratch = Scratch(None if workdir is None else Path(workdir))
+    try:
+        with clock("load"):
+            model = load(source)
+            freeze.fix(model, shapes or {})
+            if where.backend == "coreml":
+                freeze.require_fixed(model, where.name)
+            check_weights(model)
+        report = Report(source=_name(source), level=level, target=where.name, precision=kind, samples=0)
+        report.pipeline = [p.spec for p in steps]
+        with clock("reference"):
+            samples = Samples.of(model, inputs)
+            original = model.meta.get("edgec.original") or model
+            reference = outputs_of(original, samples.first)
+            report.given_inputs, report.samples = samples.given, samples.count
+            report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
+            report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
+        first = model.clone() if original is model else original
+        with clock("passes"):
+            ctx = Context(where, scratch, samples.first, samples.given)
+            h = clock.hooks
+            manager = Manager(
+                ctx,
+                Options(verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended),
+                reference,
+            )
+            model = manager.run(model, steps)
+            report.passes = manager.records
+        with clock("lower"):
+            path = scratch.dir / (name or f"{_stem(source)}{where.suffix}")
+            emitted = find_backend(where.backend).emit(model, where, path, options)
+        report.contract, report.warnings = emitted.contract, emitted.warnings
+        report.names = {a: b for a, b in [*emitted.inputs.items(), *emitted.outputs.items()] if a != b}
+        report.after = stats(model, emitted.path)
+        report.after.nodes = next((r.nodes for r in reversed(report.passes) if r.nodes), report.after.nodes)
+        if verify != "off":
+            with clock("proof"):
+                report.proof = proof.prove(emitted, model, first, samples, max_error, min_snr, load)
+                report.accuracy = report.proof.accuracy
+        report.seconds = clock.seconds
+        report.peak_bytes = peak_bytes()
+        report.versions = versions()
+        if report.proof is not None and not report.proof.ok:
+            raise VerifyFailed(proof.failure(report))
+        return Compilation(model, report, emitted.path, emitted.sidecars, scratch)
+    except BaseException:
+        scratch.close()
+        raise
+
+
+def dry_run(
+    source: Source,
+    *,
+    target: str = "ios",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    io: str = "fp32",
+) -> list[Missing]:
+    """What keeps `source` from compiling for `target`; empty when nothing does. Writes nothing, runs nothing."""
+    where = find_target(target)
+    with Scratch() as scratch:
+        model = load(source)
+        freeze.fix(model, shapes or {})
+        if where.backend == "coreml" and (open_inputs := freeze.free(model)):
+            return [Missing("", f"input '{v.name}'", "free dimensions; fix them with --shape") for v in open_inputs]
+        specs = pipelines.pipeline("O0", where, "fp32")
+        manager = Manager(Context(where, scratch), Options(verify="off"), {})
+        model = manager.run(model, pipelines.build(specs))
+        return list(find_backend(where.backend).check(model, where, EmitOptions(io=io)))
+
+
+def verify(
+    a: Source,
+    b: Source,
+    inputs: Inputs | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Comparison:
+    """Do two models compute the same? Any two that a frontend can load; inputs and outputs are matched by name, else by order.
+
+    Raises ModelError when the interfaces can't be matched.
+    """
+    first, second = load(a), load(b)
+    freeze.fix(first, shapes or {})
+    samples = Samples.of(first, inputs)
+    return proof.compare_models(first, second, samples)
+
+
+def _extra(extra: Sequence[str | Pass]) -> list[Pass]:
+    found: list[Pass] = []
+    for e in extra:
+        found += [e] if isinstance(e, Pass) else find_passes(e)
+    return found
+
+
+def _ports(values: Sequence[ir.Value]) -> list[str]:
+    return [f"{v.name}: {v.dtype.name.lower() if v.dtype else '?'} {v.shape}" for v in values]
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, str | Path) else type(source).__name__
+
+
+def _stem(source: Source) -> str:
+    return Path(source).stem if isinstance(source, str | Path) else type(source).__name__.lower()
+
+
+def _place(made: Path, target: Path) -> Path:
+    """Move a file or folder to its place: what is there stays until the new one is complete beside it."""
+    if not target.parent.is_dir():
+        raise UsageError(f"can't write {target}: there is no folder {target.parent}")
+    aside = target.parent / f".{target.name}.edgec-{os.getpid()}"
+    try:
+        try:
+            made.rename(aside)
+        except OSError:
+            (shutil.copytree if made.is_dir() else shutil.copy2)(made, aside)
+        if target.is_dir() and not target.is_symlink():
+            old = target.parent / f".{target.name}.old-{os.getpid()}"
+            target.rename(old)
+            aside.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            aside.replace(target)
+    except OSError as e:
+        _discard(aside)
+        raise EdgecError(f"can't write {target}: {e.strerror or e}") from e
+    except BaseException:
+        _discard(aside)
+        raise
+    return target
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process, in bytes (getrusage: kilobytes on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    import importlib.metadata as metadata
+
+    names = ("edgec", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
+    return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in names}}
+
+
+__all__ = ["Compilation", "Emitted", "Hooks", "ModelError", "Target", "UnsupportedOp", "compile", "dry_run", "load", "verify"]

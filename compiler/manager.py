@@ -1,0 +1,184 @@
+"""Runs passes and checks each of them by running the model: what breaks its promise is undone and named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from . import shapes
+from .cost import count_nodes
+from .errors import EdgecError, ModelError, PassFailed
+from .passbase import Context, Pass
+from .records import PassRecord
+from .verify import EXACT_TOLERANCE, Comparison, Interface, check_structure, compare_outputs, outputs_of
+
+VerifyMode = Literal["each", "end", "off"]
+Outputs = Mapping[str, np.ndarray]
+
+GROWTH = 1.25
+"""How much an exact pass may enlarge the stored weights before it counts as a fault (a packed weight made dense)."""
+
+
+@dataclass
+class Options:
+    """How passes are run and watched.
+
+    Attributes:
+        verify: run the model after every pass that rewrote something, only at the end, or never.
+        strict: a pass that breaks its promise is an error instead of being undone.
+        max_error: largest relative error that lossy passes may cause; None: no limit.
+        min_snr: the same in decibels.
+        bisect_limit: how many passes may run; the rest are skipped. To find the pass that breaks a model.
+        reproducers: where the input of an undone pass is saved; None: nowhere.
+        started, ended: called around each pass.
+    """
+
+    verify: VerifyMode = "each"
+    strict: bool = False
+    max_error: float | None = None
+    min_snr: float | None = None
+    bisect_limit: int | None = None
+    reproducers: Path | None = None
+    started: Callable[[Pass, int, int], None] = lambda *_: None
+    ended: Callable[[PassRecord, ir.Model], None] = lambda *_: None
+
+
+@dataclass
+class Manager:
+    """Runs a list of passes over a model. `original` is what the lossy passes are measured against."""
+
+    ctx: Context
+    options: Options
+    original: Outputs
+    records: list[PassRecord] = field(default_factory=list)
+    _exact_ref: Outputs | None = None
+
+    def run(self, model: ir.Model, passes: Sequence[Pass]) -> ir.Model:
+        """The model after all passes. Raises PassFailed (strict), ModelError (a pass breaks an unchecked model)."""
+        interface = Interface.of(model)
+        kept: ir.Model | None = None
+        first = model.clone() if self.options.verify == "end" and not any(p.lossy for p in passes) else None
+        limit = self.options.bisect_limit
+        for i, p in enumerate(passes):
+            self.options.started(p, i, len(passes))
+            record = PassRecord(p.spec, p.lossy, nodes=self.records[-1].nodes if self.records else count_nodes(model))
+            self.records.append(record)
+            if limit is not None and i >= limit:
+                record.status = "skipped"
+                continue
+            if self.options.verify == "each" and kept is None:
+                kept = model.clone()
+            model = self._one(p, record, model, kept, interface)
+            if record.status == "ok":
+                kept = None
+            self.options.ended(record, model)
+        if self.options.verify == "end":
+            self._end(model, first, interface)
+        return model
+
+    def _one(
+        self, p: Pass, record: PassRecord, model: ir.Model, kept: ir.Model | None, interface: Interface
+    ) -> ir.Model:
+        self.ctx.notes = record.notes
+        start = time.perf_counter()
+        try:
+            record.rewrites = p.run(model, self.ctx)
+            if record.rewrites:
+                shapes.infer(model)
+            record.seconds = time.perf_counter() - start
+            if record.rewrites:
+                record.status = "ok"
+                if kept is not None:
+                    self._check(p, record, model, kept, interface)
+        except EdgecError as e:
+            if e.exit_code == 2:
+                raise
+            return self._undo(p, record, kept, str(e))
+        except (MemoryError, OSError):
+            raise
+        except Exception as e:
+            return self._undo(p, record, kept, f"{type(e).__name__}: {e}")
+        record.nodes = count_nodes(model) if record.rewrites else record.nodes
+        return model
+
+    def _check(self, p: Pass, record: PassRecord, model: ir.Model, kept: ir.Model, interface: Interface) -> None:
+        """Raise ModelError when the pass broke its promise."""
+        start = time.perf_counter()
+        try:
+            check_structure(model, interface)
+            if p.lossy:
+                record.loss = compare_outputs(self.original, outputs_of(model, self.ctx.inputs))
+                self._check_budget(record.loss)
+                self._exact_ref = None
+            else:
+                if self._exact_ref is None:
+                    self._exact_ref = outputs_of(kept, self.ctx.inputs, exact=True)
+                got = outputs_of(model, self.ctx.inputs, exact=True)
+                record.exact = compare_outputs(self._exact_ref, got)
+                if not record.exact.within(EXACT_TOLERANCE):
+                    raise ModelError(f"it changed the function: {record.exact.worst_line()}")
+                _check_stored(kept, model)
+                self._exact_ref = got
+        finally:
+            record.check_seconds = time.perf_counter() - start
+
+    def _check_budget(self, loss: Comparison) -> None:
+        o = self.options
+        if o.max_error is not None and not loss.within(o.max_error):
+            raise ModelError(f"over --max-error {o.max_error:g}: {loss.worst_line()}")
+        if o.min_snr is not None and loss.snr_db < o.min_snr:
+            raise ModelError(f"under --min-snr {o.min_snr:g} dB: {loss.worst_line()}")
+
+    def _undo(self, p: Pass, record: PassRecord, kept: ir.Model | None, why: str) -> ir.Model:
+        record.status, record.why = "undone", why
+        if kept is None:
+            raise PassFailed(
+                f"pass {p.spec} failed: {why}\nWith --verify each it would be undone; "
+                f'without it: --passes "…" with this pass left out.'
+            )
+        if self.options.reproducers is not None:
+            record.reproducer = str(_reproduce(kept, p, self.ctx.inputs, self.options.reproducers))
+        if self.options.strict:
+            where = f"\nReproduce: see {record.reproducer}" if record.reproducer else ""
+            raise PassFailed(f"pass {p.spec} broke its promise: {why}{where}")
+        restored = kept.clone()
+        shapes.infer(restored)
+        return restored
+
+    def _end(self, model: ir.Model, first: ir.Model | None, interface: Interface) -> None:
+        """The one check of --verify end: structure, and, where no pass was lossy, numbers."""
+        check_structure(model, interface)
+        if first is not None and any(r.rewrites for r in self.records):
+            worst = compare_outputs(self.original, outputs_of(model, self.ctx.inputs, exact=True))
+            if not worst.within(10 * EXACT_TOLERANCE):
+                raise PassFailed(
+                    f"the passes changed the function: {worst.worst_line()}\nRun with --verify each to see which."
+                )
+
+
+def _check_stored(before: ir.Model, after: ir.Model) -> None:
+    old, new = _stored(before), _stored(after)
+    if new > GROWTH * old + (1 << 16):
+        raise ModelError(f"it made the stored weights grow from {old:,} to {new:,} bytes")
+
+
+def _stored(model: ir.Model) -> int:
+    return sum(v.const_value.nbytes for g in model.graphs() for v in g.initializers.values() if v.const_value is not None)
+
+
+def _reproduce(model: ir.Model, p: Pass, inputs: Outputs, folder: Path) -> Path:
+    """Save what the pass was given: model, inputs and the command that shows the fault."""
+    name = p.name.replace("/", "_").replace(":", "_")
+    path = folder / f"edgec-reproduce-{name}"
+    path.mkdir(parents=True, exist_ok=True)
+    ir.save(model.clone(), path / "model.onnx", external_data="model.onnx.data")
+    np.savez(path / "inputs.npz", **inputs)  # type: ignore[arg-type]
+    command = f'edgec model.onnx --target onnx --inputs inputs.npz --strict --passes "{p.spec}"\n'
+    (path / "command.txt").write_text(command)
+    return path

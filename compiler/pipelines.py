@@ -1,0 +1,86 @@
+"""The levels: which passes run, in order, on one page. A level is a list of specs; passes do not know levels."""
+
+from __future__ import annotations
+
+from .errors import UsageError
+from .passbase import Pass
+from .plugins import find_pass
+from .targets import Target
+
+# What lowering needs: one way to write a constant, and shapes that are numbers.
+PREPARE = ("canonicalize", "fold-constants", "fold-shapes", "remove-dead-code")
+
+CLEAN = (
+    "remove-no-ops",
+    "simplify-casts",
+    "simplify-reshapes",
+    "simplify-transposes",
+    "fold-constants",
+    "fold-shapes",
+    "merge-common-subexpressions",
+    "remove-dead-code",
+)
+
+# Before affine folding: an activation or a normalisation is recognised by the constants around it.
+RECOGNISE = (
+    "fuse-gelu",
+    "fuse-activations",
+    "fuse-normalization",
+    "fuse-global-pool",
+    "fuse-depth-to-space",
+    "fuse-attention",
+)
+
+FOLD = (
+    "fuse-pad",
+    "fold-batch-norm",
+    "fold-affine",
+    "fuse-gemm",
+    "merge-parallel-linear",
+)
+
+O0 = PREPARE
+O1 = (*PREPARE, *CLEAN, *RECOGNISE, *FOLD, *CLEAN)
+O2 = (*O1, "round-weights{bits=8}", "pack-weights")
+# Searching for the most compression that a budget allows comes on top of O2 as its passes appear.
+O3 = O2
+Os = O2
+
+LEVELS: dict[str, tuple[str, ...]] = {"O0": O0, "O1": O1, "O2": O2, "O3": O3, "Os": Os}
+
+# A lossy level computes in the target's own precision; an exact one in float32 unless asked.
+HALF = "round-activations"
+LOSSY_LEVELS = frozenset({"O2", "O3", "Os"})
+
+# What the target has no operator for is written out in those it has.
+LEGALIZE = "legalize"
+
+
+def precision_of(level: str, target: Target, precision: str | None) -> str:
+    """`fp16` or `fp32`: what was asked, else what the level and the target imply."""
+    if precision not in (None, "fp16", "fp32"):
+        raise UsageError(f"unknown precision '{precision}'; choose fp16 or fp32")
+    return precision or ("fp16" if level in LOSSY_LEVELS and target.float16 else "fp32")
+
+
+def pipeline(level: str, target: Target, precision: str, passes: str | None = None) -> list[str]:
+    """The specs of a level for a target; `passes` (a list of specs) replaces the level's own.
+
+    Legalisation for a target that has few operators comes last, and half precision before it.
+    Raises UsageError for an unknown level.
+    """
+    from .passbase import split_specs
+
+    if level not in LEVELS:
+        raise UsageError(f"unknown level '{level}'; choose one of {', '.join(LEVELS)}")
+    specs = [*PREPARE, *split_specs(passes)] if passes is not None else list(LEVELS[level])
+    if target.backend == "coreml":
+        specs += [LEGALIZE, "fold-constants", "remove-dead-code"]
+    if precision == "fp16":
+        specs.append(HALF)
+    return specs
+
+
+def build(specs: list[str]) -> list[Pass]:
+    """The passes of these specs. Raises UsageError for an unknown pass or option."""
+    return [find_pass(s) for s in specs]

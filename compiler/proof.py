@@ -1,0 +1,188 @@
+"""The proof: what was written to disk is read back, run in onnxruntime, and compared with what was compiled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from .backend import Emitted
+from .data import Samples
+from .errors import ModelError
+from .numerics import Meter
+from .records import Proof, Report
+from .rounding import strip_rounding
+from .session import Session
+from .verify import Comparison
+
+EXACT_TOLERANCE = 1e-4
+"""Relative error allowed between the file and the model before lowering, rounding stripped from both.
+
+Equal graphs that associate sums differently agree to 1e-6; the wrong mode of one GELU in a ViT shows at 3e-4.
+"""
+
+RAN = {
+    ".mlpackage": "The saved package was read back, lifted to ONNX and run in onnxruntime. "
+    "Apple's own compiler and runtime did not run.",
+    ".onnx": "The saved file was read back and run in onnxruntime.",
+}
+
+Outputs = Mapping[str, np.ndarray]
+
+
+@dataclass
+class _Side:
+    """One side of a comparison: a session, and how its inputs and outputs are called."""
+
+    session: Session
+    model: ir.Model
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, feeds: Mapping[str, np.ndarray], like: Outputs | None = None) -> dict[str, np.ndarray]:
+        """Outputs under the other side's names, for inputs under the other side's names."""
+        ports = {v.name or "": v for v in self.model.graph.inputs}
+        mine = {}
+        for name, array in feeds.items():
+            port = ports.get(self.inputs.get(name, name))
+            if port is not None:
+                mine[port.name or ""] = _as_port(array, port)
+        got = self.session.run(mine)
+        names = {b: a for a, b in self.outputs.items()}
+        found = {names.get(n, n): a for n, a in got.items()}
+        if like is not None:
+            found = {n: _like(a, like[n]) if n in like else a for n, a in found.items()}
+        return found
+
+
+def _as_port(array: np.ndarray, port: ir.Value) -> np.ndarray:
+    """An input as the file's interface wants it: int64 as int32, a scalar as one element."""
+    dtype = (port.dtype or ir.DataType.FLOAT).numpy()
+    dims = [d if isinstance(d, int) else -1 for d in port.shape or ()]
+    fitted = array.astype(dtype) if array.dtype != dtype else array
+    if port.shape is not None and fitted.ndim != len(dims) and fitted.size == 1:
+        fitted = fitted.reshape([1] * len(dims))
+    return fitted
+
+
+def _like(array: np.ndarray, ref: np.ndarray) -> np.ndarray:
+    """An output as the model's interface has it: the file may hold int32 for int64, and [1] for a scalar."""
+    if array.shape != ref.shape and array.size == ref.size == 1:
+        array = array.reshape(ref.shape)
+    return array.astype(ref.dtype) if array.dtype != ref.dtype and ref.dtype.kind != "U" else array
+
+
+def prove(
+    emitted: Emitted,
+    model: ir.Model,
+    original: ir.Model,
+    samples: Samples,
+    max_error: float | None,
+    min_snr: float | None,
+    load: Callable[[Path], ir.Model],
+) -> Proof:
+    """Read `emitted` back and compare it with `model` (exact) and with `original` (loss) on all samples.
+
+    Structural faults that the frontend finds while loading are in `problems`.
+    """
+    start = time.perf_counter()
+    proof = Proof(ran=RAN.get(emitted.path.suffix, RAN[".onnx"]), exact_tolerance=EXACT_TOLERANCE)
+    try:
+        lifted = load(emitted.path)
+    except ModelError as e:
+        proof.problems = str(e).splitlines()
+        return proof
+    first = _Side(Session(original), original)
+    names = emitted.inputs, emitted.outputs
+    exact = _Side(Session(strip_rounding(lifted)), lifted, *names)
+    before = _Side(Session(strip_rounding(model)), model)
+    rounded = _Side(Session(lifted), lifted, *names)
+    meters: tuple[dict[str, Meter], dict[str, Meter]] = ({}, {})
+    hits = [0, 0, 0]
+    at = 0
+    for i, feeds in enumerate(samples):
+        ref = first.run(feeds)
+        got = rounded.run(feeds, ref)
+        _add(meters[1], ref, got)
+        if i == 0:
+            base = before.run(feeds)
+            _add(meters[0], base, exact.run(feeds, base))
+        if samples.labels is not None:
+            at = _count(hits, samples.labels, at, ref, got)
+    proof.exact, proof.loss = _comparison(meters[0]), _comparison(meters[1])
+    if hits[2]:
+        proof.accuracy = (hits[0] / hits[2], hits[1] / hits[2])
+    proof.ok = (
+        proof.exact.within(EXACT_TOLERANCE)
+        and (max_error is None or proof.loss.within(max_error))
+        and (min_snr is None or proof.loss.snr_db >= min_snr)
+    )
+    proof.seconds = time.perf_counter() - start
+    return proof
+
+
+def compare_models(a: ir.Model, b: ir.Model, samples: Samples) -> Comparison:
+    """Run two models on the same samples. Ports are matched by name, else by order. Raises ModelError."""
+    inputs = _matching("input", a.graph.inputs, b.graph.inputs)
+    outputs = _matching("output", a.graph.outputs, b.graph.outputs)
+    first, second = _Side(Session(a), a), _Side(Session(b), b, inputs, outputs)
+    meters: dict[str, Meter] = {}
+    for feeds in samples:
+        ref = first.run(feeds)
+        _add(meters, ref, second.run(feeds, ref))
+    return _comparison(meters)
+
+
+def _matching(what: str, ours: list[ir.Value], theirs: list[ir.Value]) -> dict[str, str]:
+    mine, other = [v.name or "" for v in ours], [v.name or "" for v in theirs]
+    if len(mine) != len(other):
+        raise ModelError(f"one model has {len(mine)} {what}s ({', '.join(mine)}), the other {len(other)}")
+    if set(mine) == set(other):
+        return {n: n for n in mine}
+    return dict(zip(mine, other, strict=True))
+
+
+def _add(meters: dict[str, Meter], ref: Outputs, got: Outputs) -> None:
+    for name, array in ref.items():
+        if name not in got:
+            raise ModelError(f"the file has no output '{name}'")
+        meters.setdefault(name, Meter(name)).add(array, got[name])
+
+
+def _comparison(meters: Mapping[str, Meter]) -> Comparison:
+    return Comparison({n: m.result() for n, m in meters.items()})
+
+
+def _count(hits: list[int], labels: np.ndarray, at: int, ref: Outputs, got: Outputs) -> int:
+    """Count right classes on both sides, in the first output of shape [N, C]; returns the next label's place."""
+    name = next((n for n, a in ref.items() if a.ndim == 2 and a.shape[1] > 1), None)
+    if name is None:
+        return at
+    n = ref[name].shape[0]
+    right = labels[at : at + n]
+    hits[0] += int((ref[name].argmax(1) == right).sum())
+    hits[1] += int((got[name].argmax(1) == right).sum())
+    hits[2] += len(right)
+    return at + n
+
+
+def failure(report: Report) -> str:
+    """What went wrong with a proof that failed, and what to do."""
+    p = report.proof
+    assert p is not None
+    if p.problems:
+        return "the file that was written is not sound:\n" + "\n".join(f"  - {x}" for x in p.problems)
+    if p.exact is not None and not p.exact.within(p.exact_tolerance):
+        return (
+            f"the file does not compute what the model computes: {p.exact.worst_line()} (allowed {p.exact_tolerance:g})\n"
+            "This is a fault in edgec; nothing was written. Please report it with the model."
+        )
+    assert p.loss is not None
+    return (
+        f"the file differs from the original by more than allowed: {p.loss.worst_line()}\n"
+        "Nothing was written. Allow more (--max-error, --min-snr) or do less: -O1, --precision fp32."
+    )

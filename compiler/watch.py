@@ -1,0 +1,78 @@
+"""What the command line shows while it works: progress on a terminal, the model after passes when asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from .driver import Hooks
+from .passbase import Pass
+from .records import PassRecord
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+STEPS = {
+    "load": "loading",
+    "reference": "running the original",
+    "passes": "running passes",
+    "lower": "lowering",
+    "proof": "proving what was written",
+}
+
+
+class Watch:
+    """Hooks for the driver. Progress appears on a terminal only; a pipe stays quiet."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._status: Status | None = None
+        self._text = ""
+        self._number = 0
+        self.hooks = Hooks(self._step, self._started, self._ended)
+
+    def __enter__(self) -> Watch:
+        if sys.stderr.isatty() and not self._options.quiet:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("starting")
+            self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def _step(self, name: str) -> None:
+        if self._status is not None:
+            self._status.update(f"{STEPS.get(name, name)} …")
+
+    def _started(self, p: Pass, index: int, count: int) -> None:
+        if self._status is not None:
+            self._status.update(f"pass {index + 1} of {count}: {p.name} …")
+
+    def _ended(self, record: PassRecord, model: ir.Model) -> None:
+        o = self._options
+        self._number += 1
+        if o.print_after_all or o.print_after_change:
+            self._print(record, model)
+        if o.save_temps and record.status == "ok":
+            folder = Path(o.save_temps)
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{self._number:02d}-{record.spec.partition('{')[0].replace('/', '_').replace(':', '_')}.onnx"
+            ir.save(model.clone(), folder / name, external_data=f"{name}.data")
+
+    def _print(self, record: PassRecord, model: ir.Model) -> None:
+        from .text import diff, to_text
+
+        text = to_text(model)
+        if self._options.print_after_all:
+            print(f"// after {record.spec} ({record.rewrites} rewrites)\n{text}")
+        elif record.status == "ok":
+            print(f"// {record.spec} ({record.rewrites} rewrites)\n{diff(self._text, text)}")
+        self._text = text
