@@ -1,8 +1,9 @@
 """Rounding of activations, kept apart from what a model computes.
 
-Half precision is a pair `Cast(float16)` → `Cast(float)` behind a value of a float32 graph, integer activations are a pair
-`QuantizeLinear` → `DequantizeLinear`. onnxruntime keeps such pairs at every optimisation level (there is a canary test),
-so the loss is really measured; a backend reads them and emits the real type. Stripping them leaves the exact model.
+Half precision is a pair `Cast(float16)` → `Cast(float)` behind a value of a float32 graph; integer activations are a
+pair `QuantizeLinear` → `DequantizeLinear`. onnxruntime keeps such pairs at every optimisation level (there is a canary
+test), so the loss is really measured; a backend reads them and emits the real type. Stripping them leaves the exact
+model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from .graph import attr, can_replace, fresh_name, insert_before, is_const, nodes, note_named, producer, remove, replace_value
+from .graph import (
+    attr,
+    can_replace,
+    fresh_name,
+    insert_before,
+    is_const,
+    nodes,
+    note_named,
+    producer,
+    remove,
+    replace_value,
+)
 
 HALF_MAX = 65504.0
 """The largest float16; what is larger (by more than half a step) rounds to infinity."""

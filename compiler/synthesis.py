@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx_ir as ir
@@ -237,24 +238,24 @@ def load_inputs(path: str | Path, model: ir.Model) -> Inputs:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {n: file[n] for n in file.files}
-    except (OSError, ValueError, KeyError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as e:
         raise UsageError(f"can't read '{path}': {e}. Write it with numpy.savez(path, name=array, …)") from e
-    return fit_inputs(arrays, model, path)
+    return fit_inputs(arrays, model, f"'{path}'")
 
 
-def fit_inputs(arrays: Mapping[str, np.ndarray], model: ir.Model, path: str | Path = "inputs") -> Inputs:
-    """The same checks for arrays that are already in memory; `path` says in messages where they are from."""
+def fit_inputs(arrays: Mapping[str, np.ndarray], model: ir.Model, source: str = "inputs") -> Inputs:
+    """`arrays` as the model's inputs, checked and cast as `load_inputs` says. `source` names them in errors."""
     values = {v.name or "": v for v in model.graph.inputs}
     names = ", ".join(values)
     if missing := [n for n in values if n not in arrays]:
-        raise UsageError(f"'{path}' holds no array '{missing[0]}'; the model's inputs: {names}")
+        raise UsageError(f"{source}: no array '{missing[0]}'; the model's inputs: {names}")
     if unknown := [n for n in arrays if n not in values and n != LABELS]:
-        raise UsageError(f"'{path}' holds '{unknown[0]}', which is no input of the model; its inputs: {names}")
-    return {n: _fitted(a, values[n], path) if n in values else a for n, a in arrays.items()}
+        raise UsageError(f"{source}: '{unknown[0]}' is no input of the model; its inputs: {names}")
+    return {n: _fitted(np.asarray(a), values[n], source) if n in values else a for n, a in arrays.items()}
 
 
-def _fitted(array: np.ndarray, value: ir.Value, path: str | Path) -> np.ndarray:
-    dims, what = _declared(value), f"'{path}': array '{value.name}'"
+def _fitted(array: np.ndarray, value: ir.Value, source: str) -> np.ndarray:
+    dims, what = _declared(value), f"{source}: array '{value.name}'"
     kind = (value.dtype or ir.DataType.FLOAT).numpy()
     if array.dtype != kind:
         # float64 to float32 loses digits that nobody measured; float to int, or a wrapped integer, is a mistake.

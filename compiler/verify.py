@@ -2,14 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from .errors import ModelError
-from .graph import shape
-from .session import slim_proto
+from .graph import graphs, shape, users
+from .numerics import CHUNK, Difference, compare
+from .rounding import has_rounding, strip_rounding
+from .session import Session, slim_proto
+
+EXACT_TOLERANCE = 1e-5
+"""Relative error allowed to exact passes, rounding stripped from both sides.
+
+Equal graphs that associate sums differently agree to 1.3e-6, the wrong mode of one GELU in a ViT shows at 3e-4.
+"""
+
+WEIGHT_USERS = frozenset([
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
+    "GroupNormalization", "RMSNormalization", "LSTM", "GRU", "RNN", "Gather", "DequantizeLinear", "PRelu",
+])  # fmt: skip
+"""Operators whose constants are trained numbers. Elsewhere an infinity may be meant: a mask, the bound of a Clip."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far all outputs of two models are apart. The figures are the worst over the outputs.
+
+    Attributes:
+        outputs: the figures of each output; see `numerics.Difference` for what they mean.
+    """
+
+    outputs: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def max_abs(self) -> float:
+        """Largest absolute error, in the output's unit."""
+        return max((d.max_abs for d in self.outputs.values()), default=0.0)
+
+    @property
+    def max_rel(self) -> float:
+        """Largest error relative to the largest value of its output."""
+        return max((d.max_rel for d in self.outputs.values()), default=0.0)
+
+    @property
+    def snr_db(self) -> float:
+        """Smallest signal-to-noise ratio, in decibels."""
+        return min((d.snr_db for d in self.outputs.values()), default=math.inf)
+
+    @property
+    def cosine(self) -> float:
+        """Smallest cosine between an output and its reference."""
+        return min((d.cosine for d in self.outputs.values()), default=1.0)
+
+    @property
+    def top1(self) -> float | None:
+        """Smallest share of rows with the same winner; None where no output looks like logits."""
+        return min((d.top1 for d in self.outputs.values() if d.top1 is not None), default=None)
+
+    @property
+    def worst(self) -> str:
+        """The name of the output with the largest relative error."""
+        return max(self.outputs, key=lambda n: self.outputs[n].max_rel, default="")
+
+    def within(self, max_rel: float) -> bool:
+        """Whether no output is off by more than `max_rel` of its largest value, and all can be compared."""
+        return all(d.mismatch is None and d.max_rel <= max_rel for d in self.outputs.values())
+
+    def worst_line(self) -> str:
+        """The worst output in a line, for a message."""
+        if not self.outputs:
+            return "there are no outputs"
+        d = self.outputs[self.worst]
+        what = d.mismatch or f"relative error {d.max_rel:.2g}, {d.snr_db:.1f} dB"
+        return f"output '{self.worst}': {what}"
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """A table row per output: name, max abs, max rel, SNR in dB, cosine, top-1 agreement, any mismatch."""
+        for name, d in self.outputs.items():
+            figures = f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", f"{d.snr_db:.1f}", f"{d.cosine:.6f}"
+            yield name, *figures, "" if d.top1 is None else f"{d.top1:.1%}", d.mismatch or ""
+
+
+def outputs_of(model: ir.Model, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> dict[str, np.ndarray]:
+    """What `model` computes from `inputs`; with `exact`, as if nothing were rounded. Raises ModelError."""
+    if exact and has_rounding(model):
+        model = strip_rounding(model)
+    return Session(model).run(inputs)
+
+
+def compare_outputs(ref: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> Comparison:
+    """How far the outputs `got` are from `ref`; names and types must agree."""
+    return Comparison(compare(ref, got))
 
 
 @dataclass(frozen=True)
@@ -81,6 +169,41 @@ def check_structure(model: ir.Model, interface: Interface | None = None) -> None
         raise ModelError(f"not a valid model: {_reason(e)}") from e
     if interface is not None and (changes := interface.changes(Interface.of(model))):
         raise ModelError("the model's interface changed: " + "; ".join(changes))
+
+
+def check_weights(model: ir.Model) -> None:
+    """Raise ModelError, naming initializer and user, where a weight holds NaN or infinity. Reads every weight once."""
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < 16:
+                continue
+            nans, infs = _non_finite(tensor.numpy())
+            if not nans and not infs:
+                continue
+            reader = next((n for n in users(value) if n.op_type in WEIGHT_USERS), None)
+            if reader is None and (not nans or tensor.size == 1):
+                continue
+            where = f" of {reader.op_type} '{reader.name}'" if reader else ""
+            raise ModelError(
+                f"weight '{value.name}'{where} holds {nans} NaN and {infs} infinite of {tensor.size} values. "
+                "The file is damaged or the training diverged; export the model again."
+            )
+
+
+def _non_finite(array: np.ndarray) -> tuple[int, int]:
+    """How many NaN and how many infinite values there are."""
+    nans = infs = 0
+    flat = array.reshape(-1)
+    for i in range(0, flat.size, CHUNK):
+        part = flat[i : i + CHUNK]
+        with np.errstate(all="ignore"):
+            # A sum is the fastest way to see that all is well; it may overflow on sound numbers as well.
+            if np.isfinite(part.sum()):
+                continue
+        nans += int(np.isnan(part).sum())
+        infs += int(np.isinf(part).sum())
+    return nans, infs
 
 
 def _reason(error: Exception) -> str:
