@@ -41,9 +41,9 @@ def fix(model: ir.Model, given: Mapping[str, Sequence[int]]) -> None:
         else:
             raise UsageError(f"--shape {name}: no such input or free dimension. {_offer(model)}")
     for value in inputs.values():
-        dims = shape(value)
-        if dims is not None and (value.name not in given):
-            value.shape = ir.Shape([symbols.get(d, d) if isinstance(d, str) else d for d in dims])
+        old = shape(value)
+        if old is not None and value.name not in given:
+            value.shape = ir.Shape([symbols.get(d, d) if isinstance(d, str) else d for d in old])
     shapes.infer(model)
 
 

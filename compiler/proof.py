@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def compare_models(a: ir.Model, b: ir.Model, samples: Samples) -> Comparison:
     return _comparison(meters)
 
 
-def _matching(what: str, ours: list[ir.Value], theirs: list[ir.Value]) -> dict[str, str]:
+def _matching(what: str, ours: Sequence[ir.Value], theirs: Sequence[ir.Value]) -> dict[str, str]:
     mine, other = [v.name or "" for v in ours], [v.name or "" for v in theirs]
     if len(mine) != len(other):
         raise ModelError(f"one model has {len(mine)} {what}s ({', '.join(mine)}), the other {len(other)}")
@@ -162,7 +162,7 @@ def _count(hits: list[int], labels: np.ndarray, at: int, ref: Outputs, got: Outp
     name = next((n for n, a in ref.items() if a.ndim == 2 and a.shape[1] > 1), None)
     if name is None:
         return at
-    n = ref[name].shape[0]
+    n = int(ref[name].shape[0])
     right = labels[at : at + n]
     hits[0] += int((ref[name].argmax(1) == right).sum())
     hits[1] += int((got[name].argmax(1) == right).sum())

@@ -38,6 +38,7 @@ def load(source: Path | str) -> ir.Model:
     try:
         model = to_pinned_opset(proto, OPSET)
         _drop_default_inputs(model)
+        _name_dimensions(model)
         _lift_big(model)
         _inline_small(model)
         shapes.infer(model)
@@ -138,6 +139,18 @@ def _drop_default_inputs(model: ir.Model) -> None:
         model.graph.inputs[:] = kept
 
 
+def _name_dimensions(model: ir.Model) -> None:
+    """Free dimensions of inputs get names, so that they can be told apart; -1 is not a size."""
+    for value in model.graph.inputs:
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [
+                    d if (isinstance(d, int) and d >= 0) or (not isinstance(d, int) and d.value) else f"{value.name}_{i}"
+                    for i, d in enumerate(value.shape)
+                ]
+            )
+
+
 def _inline_small(model: ir.Model) -> None:
     """Small tensors are kept in memory: shape inference and onnxruntime want to see them."""
     for graph in model.graphs():
@@ -162,7 +175,7 @@ def _lift_big(model: ir.Model) -> None:
         if graph is not main:
             for value in list(graph.initializers.values()):
                 if isinstance(value.const_value, ir.ExternalTensor):
-                    del graph.initializers[value.name]
+                    del graph.initializers[value.name or ""]
                     new = _add_initializer(main, value.const_value, value.name)
                     ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
 
