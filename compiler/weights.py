@@ -40,7 +40,7 @@ class Scratch:
 
         Raises OSError when the disk is full.
         """
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # ascontiguousarray would make rank 0 rank 1
         kind = dtype or ir.DataType.from_numpy(array.dtype)
         if array.nbytes < SPOOL or kind.bitwidth < 8:
             return ir.Tensor(array, dtype=kind, name=name)
