@@ -1,0 +1,100 @@
+"""The MIL program while it is built: variables, constants, and which ONNX value they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...compiler.targets import Target
+from .constants import INLINE, Affine, Constant
+from .mil import mil
+
+Var = Any
+"""A variable of the builder."""
+
+F16, F32, I32, BOOL = (np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_))
+MIL_NAME = {F16: "fp16", F32: "fp32", I32: "int32", BOOL: "bool"}
+TINY = float(np.finfo(np.float16).smallest_subnormal)
+
+
+@dataclass
+class Slot:
+    """What holds an ONNX value: a float16 or a float32 variable (equal when both are there), another one, a constant.
+
+    An integer value may be held by `full`, as a float that is a whole number, or by `packed` in its own 8 bits as well.
+    """
+
+    half: Var = None
+    full: Var = None
+    other: Var = None
+    packed: Var = None
+    constant: Constant | None = None
+    affine: Affine | None = None
+
+
+class Builder:
+    """Adds operators to the program and keeps what the builder's stand-ins for weights stand for."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.version = target.version
+        self.mil = mil()
+        self.weights: dict[Var, Constant | Affine] = {}
+        self.names: dict[Var, str] = {}
+        self.warnings: list[str] = []
+        self._constants: dict[tuple[Any, ...], Var] = {}
+        self._scope = ""
+
+    def op(self, name: str, /, **inputs: Any) -> Any:
+        """Add an operator; its variable, or a list of them."""
+        with np.errstate(all="ignore"):
+            return getattr(self.mil.mb, name)(**inputs)
+
+    def dtype(self, var: Var) -> np.dtype[Any]:
+        """The element type of a variable."""
+        return np.dtype(self.mil.types.nptype_from_builtin(var.dtype))
+
+    def cast(self, var: Var, dtype: np.dtype[Any]) -> Var:
+        """The variable in another element type, itself when it already has it."""
+        if self.dtype(var) == dtype:
+            return var
+        return self.op("cast", x=var, dtype=MIL_NAME.get(dtype) or dtype.name)
+
+    def constant(self, constant: Constant, dtype: np.dtype[Any] | None = None, name: str | None = None) -> Var:
+        """A variable for a constant, one for each content and type."""
+        constant = constant if dtype is None else constant.cast(dtype)
+        key = (*constant.key, constant.shape, constant.dtype.name)
+        var = self._constants.get(key)
+        if var is None:
+            var = self._constants[key] = self._new_constant(constant)
+            if name:
+                self.names[var] = name if constant.dtype != F16 else f"{name}_fp16"
+        return var
+
+    def _new_constant(self, constant: Constant) -> Var:
+        if constant.size <= INLINE or constant.dtype.kind not in "fiub":
+            array = constant.numpy()
+            return self.op("const", val=array[()] if array.ndim == 0 else array)
+        var = self.op("const", val=np.broadcast_to(np.zeros((), constant.dtype), constant.shape))
+        self.weights[var] = constant
+        return var
+
+    def affine(self, weight: Affine, dtype: np.dtype[Any], name: str | None = None) -> Var:
+        """A variable for a packed weight, dequantised by Core ML to `dtype`."""
+        key = ("affine", *weight.data.key, *weight.scale.key, weight.axis, weight.rounded, dtype.name)
+        var = self._constants.get(key)
+        if var is None:
+            var = self.op("const", val=np.broadcast_to(np.zeros((), dtype), weight.data.shape))
+            self._constants[key] = var
+            self.weights[var] = weight
+            if name:
+                self.names[var] = name
+        return var
+
+
+def pick(sequence: Sequence[Any], order: Sequence[int]) -> list[Any]:
+    """The elements of `sequence` in that order."""
+    return [sequence[i] for i in order]

@@ -1,0 +1,283 @@
+"""From ONNX to MIL: every node through its row of the table, in float16 where the model's rounding pairs say so."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.backend import EmitOptions
+from ...compiler.errors import Missing, UnsupportedOp
+from ...compiler.targets import Target
+from .build import BOOL, F16, F32, I32, Builder, Slot, Var
+from .call import Call, Unlowered
+from .constants import Constant, of_value
+from .interface import Interface
+from .registry import Row, lowerings
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+INTEGERS = frozenset({
+    ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.INT4,
+    ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.UINT4,
+})  # fmt: skip
+MAX_RANK = 5
+"""Core ML's tensors have at most five dimensions."""
+
+
+class Lowering:
+    """Lowers one model for one target. After `run`, `missing` lists what can't be expressed; empty means success."""
+
+    def __init__(self, model: ir.Model, target: Target, options: EmitOptions) -> None:
+        self.model = model
+        self.target = target
+        self.builder = Builder(target)
+        self.interface = Interface(self.builder, options)
+        self.missing: list[Missing] = []
+        self.function: Any = None
+        self._slots: dict[ir.Value, Slot] = {}
+        self._table = lowerings()
+
+    def run(self) -> None:
+        """Build the whole program. Raises nothing for what is missing; see `missing`."""
+        graph = self.model.graph
+        inputs = [v for v in graph.inputs if v.name not in graph.initializers]
+        fixed = [v for v in inputs if self._check_input(v)]
+        self._check_initializers()
+        placeholders = self.interface.placeholders(fixed)
+        with self.builder.mil.Function(placeholders, self.builder.mil.opset(self.builder.version)) as function:
+            self.function = function
+            for value in fixed:
+                self._slots[value] = self.interface.read(value, function.inputs)
+            for value in inputs:
+                if value not in self._slots and self._static(value):
+                    self._slots[value] = self._stand_in(value)
+            if len(fixed) == len(inputs):
+                for node in graph:
+                    self.lower(node)
+            self._unknown(graph)
+            if not self.missing:
+                function.set_outputs(self.interface.write([(v, self.slot(v)) for v in graph.outputs]))
+
+    def lower(self, node: ir.Node) -> None:
+        """Lower one node and bind its outputs."""
+        row = self._table.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if row is None:
+            self._fail(node, "Core ML has no such operator" if not node.domain else f"unknown domain '{node.domain}'")
+            return
+        try:
+            self._check_ranks(node)
+            call = Call(self, node, self._half(node, row))
+            result = row.lower(call, *row.args)
+            self._bind(node, result)
+        except Unlowered as e:
+            self._fail(node, e.why)
+        except OverflowError as e:
+            self._fail(node, str(e))
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as e:
+            self._fail(node, f"coremltools refuses it: {' '.join(str(e).split())[:300]}")
+
+    def inline(self, graph: ir.Graph) -> list[Slot]:
+        """Lower a subgraph's nodes where the builder stands; what holds its outputs."""
+        for node in graph:
+            self.lower(node)
+        return [self.slot(v) for v in graph.outputs]
+
+    # Values
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """The fixed shape of a value."""
+        if not self._static(value):
+            raise Unlowered(f"the shape of '{value.name}' is not fixed")
+        return tuple(int(d) for d in value.shape)  # type: ignore[union-attr,arg-type]
+
+    def slot(self, value: ir.Value) -> Slot:
+        """What holds `value`."""
+        slot = self._slots.get(value)
+        if slot is None:
+            if value.const_value is None:
+                raise Unlowered(f"its input '{value.name}' has no value")
+            slot = self._slots[value] = Slot(constant=of_value(value, value.name or ""))
+        return slot
+
+    def constant(self, value: ir.Value) -> Constant | None:
+        """The constant that `value` is, or None."""
+        return self.slot(value).constant
+
+    def var(self, value: ir.Value, dtype: np.dtype[Any]) -> Var:
+        """A variable for `value`; a float one of type `dtype`."""
+        slot = self.slot(value)
+        name = value.name
+        if slot.other is not None:
+            return slot.other
+        if slot.constant is not None:
+            kind = slot.constant.dtype.kind
+            return self.builder.constant(slot.constant, {"f": dtype, "b": BOOL}.get(kind, I32), name)
+        if slot.affine is not None:
+            return self.affine(slot, dtype, name)
+        if value.dtype not in FLOATS:
+            slot.other = self.builder.cast(slot.full, I32)
+            return slot.other
+        if dtype == F16:
+            if slot.half is None:
+                half = self.builder.cast(slot.full, F16)
+                if value.dtype != ir.DataType.FLOAT16:
+                    return half
+                slot.half = half
+            return slot.half
+        if slot.full is None or value.dtype == ir.DataType.FLOAT16:
+            if slot.half is None:
+                slot.half = self.builder.cast(slot.full, F16)
+            slot.full = self.builder.cast(slot.half, F32)
+        return slot.full
+
+    def affine(self, slot: Slot, dtype: np.dtype[Any], name: str | None) -> Var:
+        """A variable for the packed weight in a slot."""
+        affine = slot.affine
+        assert affine is not None
+        if affine.rounded and affine.scale.is_float16():
+            return self.builder.cast(self.builder.affine(affine, F16, name), dtype)
+        var = self.builder.affine(affine, F32, name)
+        return self.builder.cast(self.builder.cast(var, F16), dtype) if affine.rounded else self.builder.cast(var, dtype)
+
+    # Precision
+
+    def rounded(self, value: ir.Value) -> bool:
+        """Whether float16 holds `value` exactly, as far as the graph shows."""
+        slot = self.slot(value)
+        if slot.constant is not None:
+            return slot.constant.is_float16()
+        if slot.affine is not None:
+            return slot.affine.rounded
+        if slot.other is not None:
+            return False
+        return slot.half is not None or value.dtype == ir.DataType.FLOAT16
+
+    def _half(self, node: ir.Node, row: Row) -> bool:
+        """Whether the node computes in float16: all that goes in is float16's, and all that comes out is rounded."""
+        if self.builder.version < row.half:
+            return False
+        positions = range(len(node.inputs)) if row.floats is None else row.floats
+        values = [node.inputs[i] for i in positions if i < len(node.inputs)]
+        inputs = [v for v in values if v is not None and v.dtype in FLOATS]
+        outputs = [o for o in node.outputs if o.dtype in FLOATS]
+        if any(v.dtype == ir.DataType.FLOAT16 for v in itertools.chain(inputs, outputs)):
+            return True
+        if not inputs or not all(self.rounded(v) for v in inputs):
+            return False
+        return row.exact or all(_only_rounded(o) for o in outputs)
+
+    # Results
+
+    def _bind(self, node: ir.Node, result: Any) -> None:
+        results = result if isinstance(result, (list, tuple)) else [result]
+        for value, item in zip(node.outputs, results, strict=False):
+            if item is None or not value.name:
+                continue
+            self._slots[value] = item if isinstance(item, Slot) else self._fill(value, item)
+
+    def _fill(self, value: ir.Value, var: Var) -> Slot:
+        expected = self.shape(value) if self._static(value) else None
+        if expected is not None and tuple(var.shape) != expected:
+            raise Unlowered(f"its output '{value.name}' has shape {tuple(var.shape)} instead of {expected}")
+        if var not in self.builder.names and var.op is not None and var.op.op_type != "const":
+            self.builder.names[var] = value.name or ""
+        dtype = self.builder.dtype(var)
+        if dtype.kind == "f":
+            if value.dtype not in FLOATS:
+                raise Unlowered(f"its output '{value.name}' became a float")
+            return Slot(half=var) if dtype == F16 else Slot(full=var)
+        if value.dtype in FLOATS:
+            raise Unlowered(f"its output '{value.name}' became {dtype}")
+        return Slot(other=var if dtype in (BOOL, I32) else self.builder.cast(var, I32))
+
+    # What is missing
+
+    def _fail(self, node: ir.Node, why: str) -> None:
+        self.missing.append(Missing(node.name or (node.outputs[0].name or ""), node.op_type, why))
+        for out in node.outputs:
+            if self._static(out) and out.dtype is not None:
+                self._slots[out] = self._stand_in(out)
+
+    def _stand_in(self, value: ir.Value) -> Slot:
+        """A variable of the right type for a value that could not be made, so that what follows is checked too."""
+        types = self.builder.mil.types
+        kind = types.fp32 if value.dtype in FLOATS else types.bool if value.dtype == ir.DataType.BOOL else types.int32
+        var = self.builder.mil.Placeholder(self.shape(value), kind, allow_rank0_input=True).outputs[0]
+        return Slot(full=var) if kind == types.fp32 else Slot(other=var)
+
+    def _unknown(self, graph: ir.Graph) -> None:
+        """When an input stops the lowering early, still say which operators nobody knows."""
+        if self._slots.keys() >= set(graph.outputs):
+            return
+        seen = {m.node for m in self.missing}
+        for node in graph:
+            if node.op_type not in self._table and (node.name or node.outputs[0].name) not in seen:
+                self.missing.append(Missing(node.name or "", node.op_type, "Core ML has no such operator"))
+
+    def _check_input(self, value: ir.Value) -> bool:
+        what = f"input '{value.name}'"
+        if value.dtype not in FLOATS | INTEGERS | {ir.DataType.BOOL}:
+            self.missing.append(Missing("", what, f"Core ML has no inputs of type {_type_name(value)}"))
+            return False
+        for i, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int):
+                sizes = ",".join(str(d) if isinstance(d, int) else "1" for d in value.shape or ())
+                name = f"'{dim.value}'" if dim.value else f"{i}"
+                self.missing.append(
+                    Missing("", what, f"dimension {name} is not fixed; pass --shape {value.name}:{sizes}"))
+                return False
+        if value.shape is None:
+            self.missing.append(Missing("", what, f"its shape is unknown; pass --shape {value.name}:SIZES"))
+            return False
+        if len(value.shape) > MAX_RANK or 0 in value.shape:
+            why = f"shape {value.shape}: Core ML's tensors have 1 to {MAX_RANK} dimensions, none of them 0"
+            self.missing.append(Missing("", what, why))
+            return False
+        return True
+
+    def _check_initializers(self) -> None:
+        for value in self.model.graph.initializers.values():
+            if value.const_value is not None and value.dtype == ir.DataType.STRING and value.uses():
+                self.missing.append(Missing("", f"initializer '{value.name}'", "Core ML has no strings"))
+                self._slots[value] = Slot()
+
+    def _check_ranks(self, node: ir.Node) -> None:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.shape is not None:
+                if len(value.shape) > MAX_RANK:
+                    raise Unlowered(f"'{value.name}' has {len(value.shape)} dimensions; Core ML's tensors have at most 5")
+                if 0 in value.shape.dims and value.const_value is None:
+                    raise Unlowered(f"'{value.name}' has shape {value.shape}: Core ML has no empty tensors")
+
+    @staticmethod
+    def _static(value: ir.Value) -> bool:
+        return value.shape is not None and all(isinstance(d, int) for d in value.shape)
+
+
+def _only_rounded(value: ir.Value) -> bool:
+    """Whether nobody sees `value` before it is rounded to float16."""
+    if value.is_graph_output():
+        return False
+    users = [node for node, _ in value.uses()]
+    return all(n.op_type == "Cast" and n.attributes["to"].value == ir.DataType.FLOAT16 for n in users)
+
+
+def _type_name(value: ir.Value) -> str:
+    return "unknown" if value.dtype is None else value.dtype.name.lower()
+
+
+def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:
+    """The lowered model. Raises UnsupportedOp, listing everything, when something is missing."""
+    lowering = Lowering(model, target, options)
+    lowering.run()
+    refuse(lowering.missing, target)
+    return lowering
+
+
+def refuse(missing: Sequence[Missing], target: Target) -> None:
+    """Raise UnsupportedOp if anything is missing."""
+    if missing:
+        raise UnsupportedOp(f"{target.name} can't express this model:", missing)
