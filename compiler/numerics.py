@@ -162,7 +162,7 @@ class Meter:
 
     def _cosine(self) -> float:
         norm = math.sqrt(self._ref2) * math.sqrt(self._got2)
-        if norm == 0:
+        if norm == 0 or self._err2 == 0:
             return 1.0 if self._ref2 == self._got2 else 0.0
         return max(-1.0, min(1.0, self._dot / norm))
 
