@@ -10,10 +10,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ...compiler.errors import ModelError
 from ...formats.mlpackage import open_package
+from .check import check
 from .lifter import lift
 
-__all__ = ["load"]
+__all__ = ["check", "load"]
+
+_SHOWN = 20
 
 
 def load(source: Path | str) -> ir.Model:
@@ -23,4 +27,9 @@ def load(source: Path | str) -> ir.Model:
     pair. Raises ModelError if the package is damaged or its program is not valid, UnsupportedOp if an operator can't be
     lifted.
     """
-    return lift(open_package(source))
+    package = open_package(source)
+    problems = check(package)
+    if problems:
+        shown = [f"  - {p}" for p in problems[:_SHOWN]] + ([f"  and {len(problems) - _SHOWN} more"] if problems[_SHOWN:] else [])
+        raise ModelError("\n".join([f"{package.path} does not hold a valid program:", *shown]))
+    return lift(package)

@@ -73,6 +73,7 @@ class _Lifter:
         self.scope: dict[str, Var] = {}
         self.missing: list[Missing] = []
         self._output_names: set[str] = set()
+        self._named: set[int] = set()
 
     # Interface of the model ------------------------------------------------------------------------------------------
 
@@ -155,8 +156,9 @@ class _Lifter:
         for index, output in enumerate(op.outputs):
             value = values[index] if values is not None else None
             scope[output.name] = Var(declared[index], value, poisoned=value is None)
-            if value is not None and value.producer() is not None and not value.metadata_props.get("mil"):
-                value.metadata_props["mil"] = output.name
+            if value is not None and value.producer() is not None and id(value) not in self._named:
+                value.name = self.names.fresh(output.name)
+                self._named.add(id(value))
 
     def _lifted(self, call: Call) -> list[ir.Value]:
         found = RULES.get(call.kind)
