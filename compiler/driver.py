@@ -27,7 +27,7 @@ from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
 from .targets import Target, find_target
 from .verify import Comparison, check_weights, compare_outputs, outputs_of
-from .weights import Scratch
+from .weights import Scratch, release
 
 Source = str | Path | Any
 Inputs = str | Path | Mapping[str, np.ndarray]
@@ -181,6 +181,7 @@ def compile(
             reference = outputs_of(original, samples.first)
             report.given_inputs, report.samples = samples.given, samples.count
             report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
+            release(original)
             report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
         first = model.clone() if original is model else original
         with clock("passes"):
@@ -202,7 +203,7 @@ def compile(
         report.after.nodes = next((r.nodes for r in reversed(report.passes) if r.nodes), report.after.nodes)
         if verify != "off":
             with clock("proof"):
-                report.proof = proof.prove(emitted, model, first, samples, max_error, min_snr, load)
+                report.proof = proof.prove(emitted, model, first, reference, samples, max_error, min_snr, load)
                 report.accuracy = report.proof.accuracy
         report.seconds = clock.seconds
         report.peak_bytes = peak_bytes()

@@ -17,7 +17,8 @@ from .numerics import Meter
 from .records import Proof, Report
 from .rounding import strip_rounding
 from .session import Session
-from .verify import Comparison
+from .verify import Comparison, compare_outputs
+from .weights import release
 
 EXACT_TOLERANCE = 1e-4
 """Relative error allowed between the file and the model before lowering, rounding stripped from both.
@@ -80,6 +81,7 @@ def prove(
     emitted: Emitted,
     model: ir.Model,
     original: ir.Model,
+    reference: Outputs,
     samples: Samples,
     max_error: float | None,
     min_snr: float | None,
@@ -87,7 +89,7 @@ def prove(
 ) -> Proof:
     """Read `emitted` back and compare it with `model` (exact) and with `original` (loss) on all samples.
 
-    Structural faults that the frontend finds while loading are in `problems`.
+    `reference` holds what `original` computes from the first samples.     Structural faults that the frontend finds while loading are in `problems`.
     """
     start = time.perf_counter()
     proof = Proof(ran=RAN.get(emitted.path.suffix, RAN[".onnx"]), exact_tolerance=EXACT_TOLERANCE)
@@ -96,26 +98,21 @@ def prove(
     except ModelError as e:
         proof.problems = str(e).splitlines()
         return proof
-    first = _Side(Session(original), original)
     names = emitted.inputs, emitted.outputs
-    exact = _Side(Session(strip_rounding(lifted)), lifted, *names)
-    before = _Side(Session(strip_rounding(model)), model)
+    feeds = samples.first
+    base = _run(strip_rounding(model), feeds)
+    proof.exact = compare_outputs(base, _run(strip_rounding(lifted), feeds, *names, like=base))
     rounded = _Side(Session(lifted), lifted, *names)
-    meters: tuple[dict[str, Meter], dict[str, Meter]] = ({}, {})
-    hits = [0, 0, 0]
-    at = 0
-    for i, feeds in enumerate(samples):
-        ref = first.run(feeds)
+    first = _Side(Session(original), original) if len(samples.runs) > 1 else None
+    meters: dict[str, Meter] = {}
+    score = _Score(samples.labels)
+    for feeds in samples:
+        ref = first.run(feeds) if first is not None else reference
         got = rounded.run(feeds, ref)
-        _add(meters[1], ref, got)
-        if i == 0:
-            base = before.run(feeds)
-            _add(meters[0], base, exact.run(feeds, base))
-        if samples.labels is not None:
-            at = _count(hits, samples.labels, at, ref, got)
-    proof.exact, proof.loss = _comparison(meters[0]), _comparison(meters[1])
-    if hits[2]:
-        proof.accuracy = (hits[0] / hits[2], hits[1] / hits[2])
+        _add(meters, ref, got)
+        score.add(ref, got)
+    proof.loss, proof.accuracy = _comparison(meters), score.result()
+    release(lifted)
     proof.ok = (
         proof.exact.within(EXACT_TOLERANCE)
         and (max_error is None or proof.loss.within(max_error))
@@ -123,6 +120,19 @@ def prove(
     )
     proof.seconds = time.perf_counter() - start
     return proof
+
+
+def _run(
+    model: ir.Model,
+    feeds: Outputs,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | None = None,
+    like: Outputs | None = None,
+) -> dict[str, np.ndarray]:
+    """One run, after which nothing of the model stays in memory."""
+    found = _Side(Session(model), model, inputs or {}, outputs or {}).run(feeds, like)
+    release(model)
+    return found
 
 
 def compare_models(a: ir.Model, b: ir.Model, samples: Samples) -> Comparison:
@@ -157,17 +167,26 @@ def _comparison(meters: Mapping[str, Meter]) -> Comparison:
     return Comparison({n: m.result() for n, m in meters.items()})
 
 
-def _count(hits: list[int], labels: np.ndarray, at: int, ref: Outputs, got: Outputs) -> int:
-    """Count right classes on both sides, in the first output of shape [N, C]; returns the next label's place."""
-    name = next((n for n, a in ref.items() if a.ndim == 2 and a.shape[1] > 1), None)
-    if name is None:
-        return at
-    n = int(ref[name].shape[0])
-    right = labels[at : at + n]
-    hits[0] += int((ref[name].argmax(1) == right).sum())
-    hits[1] += int((got[name].argmax(1) == right).sum())
-    hits[2] += len(right)
-    return at + n
+@dataclass
+class _Score:
+    """Counts right classes on both sides, in the first output of shape [N, C]."""
+
+    labels: np.ndarray | None
+    seen: int = 0
+    right: list[int] = field(default_factory=lambda: [0, 0])
+
+    def add(self, ref: Outputs, got: Outputs) -> None:
+        name = next((n for n, a in ref.items() if a.ndim == 2 and a.shape[1] > 1), None)
+        if self.labels is None or name is None:
+            return
+        rows = int(ref[name].shape[0])
+        wanted = self.labels[self.seen : self.seen + rows]
+        for side, outputs in enumerate((ref, got)):
+            self.right[side] += int((outputs[name].argmax(1) == wanted).sum())
+        self.seen += rows
+
+    def result(self) -> tuple[float, float] | None:
+        return (self.right[0] / self.seen, self.right[1] / self.seen) if self.seen else None
 
 
 def failure(report: Report) -> str:

@@ -15,6 +15,7 @@ from .graph import graphs, shape, users
 from .numerics import CHUNK, Difference, compare
 from .rounding import has_rounding, strip_rounding
 from .session import Session, slim_proto
+from .weights import release
 
 EXACT_TOLERANCE = 1e-5
 """Relative error allowed to exact passes, rounding stripped from both sides.
@@ -92,7 +93,9 @@ def outputs_of(model: ir.Model, inputs: Mapping[str, np.ndarray], *, exact: bool
     """What `model` computes from `inputs`; with `exact`, as if nothing were rounded. Raises ModelError."""
     if exact and has_rounding(model):
         model = strip_rounding(model)
-    return Session(model).run(inputs)
+    found = Session(model).run(inputs)
+    release(model)
+    return found
 
 
 def compare_outputs(ref: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -15,6 +16,17 @@ SMALL = 1024
 """Bytes up to which a tensor is kept inline: shape inference and constant folding want to see small ones."""
 SPOOL = 1 << 18
 """Bytes from which a new tensor is written to the scratch file. Below, the bookkeeping costs more than the memory."""
+
+
+def release(model: ir.Model) -> None:
+    """Give back the memory that mapped weights took up while they were read; they are read from disk again when needed.
+
+    Pages of a mapped file count as the process's memory until it is short; a peak would be the sum of all states.
+    """
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and hasattr(mmap, "MADV_DONTNEED"):
+            tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
 class Scratch:
