@@ -170,6 +170,7 @@ def linear_at(node: ir.Node) -> Linear | None:
     if node.op_type == "MatMul":
         weight_at = 1 if g.is_const(node.inputs[1]) else 0
         bias_node = g.sole_user(node.outputs[0], "Add")
+        bias_node = bias_node if bias_node is not None and bias_node.graph is node.graph else None
         bias_at = None if bias_node is None else 1 - bias_node.inputs.index(node.outputs[0])
         if bias_node is not None and not _is_float(bias_node.inputs[bias_at or 0]):
             bias_node = None

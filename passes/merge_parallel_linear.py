@@ -1,0 +1,125 @@
+"""Products of one input with several constant matrices, computed as one: query, key and value; gate and up."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler import graph as g
+from ..compiler.passbase import Context, Pass
+from ..compiler.weights import SMALL
+from .folding import drop
+from .linear import Linear, linear_at
+
+
+@dataclass(frozen=True)
+class MergeParallelLinear(Pass):
+    """Compute several products of the same input as one, where that makes fewer nodes.
+
+    Before: `q = Add(MatMul(x, Wq), bq); k = Add(MatMul(x, Wk), bk); v = Add(MatMul(x, Wv), bv)`
+    After:  `q, k, v = Split(Add(MatMul(x, [Wq | Wk | Wv]), [bq | bk | bv]))`
+
+    The same for Gemm. A product without a bias gets zeros. Weights that others read too stay apart, for the model
+    would grow.
+    """
+
+    name: ClassVar[str] = "merge-parallel-linear"
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        """Merge what can be merged; returns the number of products merged into others."""
+        groups: dict[Hashable, list[Linear]] = {}
+        for node in g.nodes(model, "MatMul", "Gemm"):
+            found = _member(node)
+            if found is not None:
+                key = (found.data, node.op_type, g.attr(node, "transB", 0), found.weight.dtype, node.graph)
+                groups.setdefault(key, []).append(found)
+        return sum(_merge(members, ctx) for members in groups.values() if _gain(members) > 0)
+
+
+def _member(node: ir.Node) -> Linear | None:
+    """The product with its bias, if it has the form that can be merged: `x @ W`, or that and a bias per column."""
+    found = linear_at(node)
+    if found is None or found.weight_at != 1 or len(found.dims) != 2 or (g.rank(found.data) or 0) < 2:
+        return None
+    if g.attr(node, "transA", 0) or g.attr(node, "alpha", 1.0) != 1.0 or g.attr(node, "beta", 1.0) != 1.0:
+        return None
+    tensor = g.const_tensor(found.weight)
+    if tensor is None or (len(found.weight.uses()) > 1 and tensor.nbytes > SMALL):
+        return None
+    if found.bias is not None and _bias(found) is None:
+        return None if node.op_type == "Gemm" else Linear(node, 1, None, 0)
+    return found
+
+
+def _bias(member: Linear) -> np.ndarray | None:
+    """The bias as one number per column; zeros where there is none; None if it has another shape."""
+    side = member.output_side()
+    array = g.const(member.bias)
+    dtype = member.weight.dtype
+    if side is None or dtype is None or (member.bias is not None and member.bias.dtype != dtype):
+        return None
+    if array is None:
+        return np.zeros(side.channels, dtype.numpy())
+    row = side.vector(array)
+    return None if row is None else row.astype(array.dtype)
+
+
+def _gain(members: list[Linear]) -> int:
+    """How many nodes fewer: each member's product and Add, against one of each and a Split."""
+    adds = sum(m.bias_node is not m.node and m.bias_node is not None for m in members)
+    return len(members) + adds - (1 + (adds > 0) + 1)
+
+
+def _merge(members: list[Linear], ctx: Context) -> int:
+    """Put one product, one Add if there is a bias, and a Split in front of the first member, which comes first."""
+    first = members[0].node
+    graph, out = first.graph, first.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    axis = 0 if g.attr(first, "transB", 0) else 1
+    sizes = [m.dims[axis] for m in members]
+    joined = np.concatenate([np.asarray(g.const(m.weight)) for m in members], axis=axis)
+    weight = g.initializer(graph, joined, f"{members[0].weight.name}_merged", ctx.scratch)
+    del joined
+    bias = None
+    if any(m.bias is not None for m in members):
+        array = np.concatenate([np.asarray(_bias(m)) for m in members])
+        name = next(m.bias.name for m in members if m.bias is not None)
+        bias = g.initializer(graph, array, f"{name}_merged", ctx.scratch)
+    dims = None if out.shape is None else ir.Shape([*out.shape[:-1], sum(sizes)])
+    value = _product(first, members[0].data, weight, bias, dims)
+    sections = g.initializer(graph, np.array(sizes, np.int64), f"{weight.name}_sizes")
+    split = g.insert_before(
+        first, "Split", [value, sections], {"axis": -1}, hint=f"{weight.name}_part", num_outputs=len(members)
+    )
+    for member, part in zip(members, split.outputs, strict=True):
+        part.type, part.shape = member.result.type, member.result.shape
+        _replace(member, part)
+    return len(members) - 1
+
+
+def _product(
+    first: ir.Node, data: ir.Value, weight: ir.Value, bias: ir.Value | None, dims: ir.Shape | None
+) -> ir.Value:
+    """The merged product, and the Add of its bias where it isn't Gemm's own."""
+    hint = f"{weight.name}_product"
+    gemm = first.op_type == "Gemm"
+    inputs = [data, weight, bias] if gemm and bias is not None else [data, weight]
+    value = g.insert_before(first, first.op_type, inputs, first.attributes if gemm else {}, hint=hint).outputs[0]
+    value.type, value.shape = first.outputs[0].type, dims
+    if bias is None or gemm:
+        return value
+    added = g.insert_before(first, "Add", [value, bias], like=value, hint=f"{hint}_bias")
+    return added.outputs[0]
+
+
+def _replace(member: Linear, part: ir.Value) -> None:
+    result, dead = member.result, [member.bias_node, member.node]
+    operands = [member.weight, member.bias]
+    g.replace_value(result, part)
+    g.remove(dict.fromkeys(n for n in dead if n is not None))
+    for value in operands:
+        drop(value)
