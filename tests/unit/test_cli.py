@@ -1,0 +1,286 @@
+"""The command line as a user meets it: a process of its own, its output, its exit code, what is on disk afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+RNG = np.random.default_rng(0)
+
+
+def run(*arguments: object, cwd: Path, limit: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgec.compiler.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, preexec_fn=limit)
+
+
+def tensor(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) * 0.2).astype(np.float32)
+
+
+def conv_model(batch: int | str = 1, weight: np.ndarray | None = None, op: str = "Relu") -> onnx.ModelProto:
+    weights = {"w": tensor(8, 3, 3, 3) if weight is None else weight, "b": tensor(8), "f": tensor(8 * 16 * 16, 10)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node(op, ["c"], ["r"], "act", domain="" if op == "Relu" else "my.domain"),
+        helper.make_node("Flatten", ["r"], ["v"], "flat"),
+        helper.make_node("MatMul", ["v", "f"], ["logits"], "fc"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 10])],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(conv_model(), path)
+    return path
+
+
+def refuse(done: subprocess.CompletedProcess[str], code: int, message: str, folder: Path, *left: str) -> None:
+    """One clear message, the right exit code, nothing half-written."""
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert sorted(p.name for p in folder.iterdir()) == sorted(left)
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_and_version_answer_at_once(argument: str, tmp_path: Path) -> None:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = run(argument, cwd=tmp_path)
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0 and "edgec" in done.stdout
+    assert min(times) < 0.3
+
+
+def test_nothing_heavy_is_imported_for_help(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom edgec.compiler.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'numpy', 'onnx', 'onnxruntime', 'coremltools', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_model_becomes_a_package_in_the_working_directory(model: Path, tmp_path: Path) -> None:
+    done = run("net.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Failed to load" not in done.stdout and "Traceback" not in done.stdout
+    assert "net.mlpackage" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.mlpackage", "net.onnx"]
+
+
+def test_two_runs_write_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    for out in ("a.mlpackage", "b.mlpackage"):
+        done = run("net.onnx", "-o", out, "-q", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    first, second = ({p.relative_to(tmp_path / o): p for p in (tmp_path / o).rglob("*") if p.is_file()} for o in ("a.mlpackage", "b.mlpackage"))
+    assert first.keys() == second.keys()
+    assert all(first[k].read_bytes() == second[k].read_bytes() for k in first)
+
+
+def test_json_goes_to_stdout_and_is_all_there(model: Path, tmp_path: Path) -> None:
+    done = run("net.onnx", "--target", "onnx", "-o", "out.onnx", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["version"] == 1 and found["proof"]["ok"] is True and done.stderr == ""
+
+
+def test_reports_are_written(model: Path, tmp_path: Path) -> None:
+    done = run("net.onnx", "--report", "r.html", "--report", "r.json", "-q", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["version"] == 1
+    assert "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_verify_compares_a_package_with_its_model(model: Path, tmp_path: Path) -> None:
+    assert run("net.onnx", "-O1", cwd=tmp_path).returncode == 0
+    same = run("verify", "net.onnx", "net.mlpackage", cwd=tmp_path)
+    assert same.returncode == 0 and "compute the same" in same.stdout, same.stdout + same.stderr
+    other = tmp_path / "other.onnx"
+    onnx.save(conv_model(weight=tensor(8, 3, 3, 3)), other)
+    differ = run("verify", "other.onnx", "net.mlpackage", cwd=tmp_path)
+    assert differ.returncode == 1 and "differ" in differ.stdout
+    loose = run("verify", "other.onnx", "net.mlpackage", "--max-error", "1e9", "--json", cwd=tmp_path)
+    assert loose.returncode == 0 and json.loads(loose.stdout)["same"] is True
+
+
+@pytest.mark.parametrize("command", ["passes", "targets", "ops"])
+def test_tables_and_their_json(command: str, tmp_path: Path) -> None:
+    table = run(command, cwd=tmp_path)
+    assert table.returncode == 0 and table.stdout.strip(), table.stderr
+    assert json.loads(run(command, "--json", cwd=tmp_path).stdout)[command]
+
+
+def test_pipeline_flags(model: Path, tmp_path: Path) -> None:
+    specs = run("net.onnx", "-O2", "--print-pipeline", cwd=tmp_path).stdout.split()
+    assert specs[0] == "canonicalize" and "fuse-attention" in specs and specs[-1] == "round-activations"
+    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1", "--print-after-change", "--save-temps", "t", cwd=tmp_path)
+    assert done.returncode == 0 and "// fuse-gemm" in done.stdout, done.stderr
+    assert any(p.suffix == ".onnx" for p in (tmp_path / "t").iterdir())
+    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1", "--bisect-limit", "2", "--json", cwd=tmp_path)
+    statuses = [p["status"] for p in json.loads(done.stdout)["passes"]]
+    assert "skipped" not in statuses[:2] and set(statuses[2:]) == {"skipped"}
+
+
+def test_dry_run_says_what_is_missing_and_writes_nothing(model: Path, tmp_path: Path) -> None:
+    done = run("net.onnx", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0 and "would compile" in done.stdout, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_labelled_inputs_give_accuracy(model: Path, tmp_path: Path) -> None:
+    labels = RNG.integers(0, 10, 7)
+    np.savez(tmp_path / "i.npz", image=tensor(7, 3, 16, 16), labels=labels)
+    done = run("net.onnx", "--inputs", "i.npz", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    before, after = found["accuracy"]["original"], found["accuracy"]["compiled"]
+    assert 0 <= before <= 1 and abs(before - after) <= 1 / 7 + 1e-9 and found["inputs"]["samples"] == 7
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------------
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    refuse(run("nothing.onnx", cwd=tmp_path), 2, "no such file: nothing.onnx", tmp_path)
+
+
+def test_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"\x93NUMPY\x01\x00")
+    refuse(run("bad.onnx", cwd=tmp_path), 1, "bad.onnx", tmp_path, "bad.onnx")
+
+
+def test_an_unknown_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "model.xyz").write_bytes(b"hello")
+    refuse(run("model.xyz", cwd=tmp_path), 2, "don't know how to load", tmp_path, "model.xyz")
+
+
+def test_unknown_operators_are_all_listed_with_their_nodes(tmp_path: Path) -> None:
+    onnx.save(conv_model(op="Zap"), tmp_path / "z.onnx")
+    done = run("z.onnx", cwd=tmp_path)
+    refuse(done, 1, "Zap", tmp_path, "z.onnx")
+    assert "act" in done.stderr
+    dry = run("z.onnx", "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 1 and "Zap" in dry.stdout + dry.stderr
+
+
+def test_free_dimensions_name_the_flag(tmp_path: Path) -> None:
+    onnx.save(conv_model("N"), tmp_path / "n.onnx")
+    refuse(run("n.onnx", cwd=tmp_path), 2, "--shape image:1,3,16,16", tmp_path, "n.onnx")
+    assert run("n.onnx", "--shape", "image:1,3,16,16", cwd=tmp_path).returncode == 0
+    assert run("n.onnx", "--shape", "N:2", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("image", "is not a shape"),
+        ("image:1,3", "2 dimensions given, the model has 4"),
+        ("picture:1,3,16,16", "no such input or free dimension"),
+        ("image:1,4,16,16", "contradicts"),
+    ],
+)
+def test_wrong_shapes(shape: str, message: str, model: Path, tmp_path: Path) -> None:
+    refuse(run("net.onnx", "--shape", shape, cwd=tmp_path), 2, message, tmp_path, "net.onnx")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers(bad: float, tmp_path: Path) -> None:
+    weight = tensor(8, 3, 3, 3)
+    weight[3, 1, 0, 0] = bad
+    onnx.save(conv_model(weight=weight), tmp_path / "nan.onnx")
+    refuse(run("nan.onnx", cwd=tmp_path), 1, "'w'", tmp_path, "nan.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "android"], "unknown target 'android'"),
+        (["--pass", "nope"], "unknown pass 'nope'"),
+        (["--passes", "fold-constants{x=1}"], "has no option 'x'"),
+        (["-o", "missing/net.mlpackage"], "there is no folder missing"),
+        (["-o", "net.txt"], "must end in .mlpackage"),
+        (["--target", "onnx", "-o", "net.onnx"], "is the model itself"),
+        (["--report", "r.pdf"], "must end in .html or .json"),
+        (["--inputs", "nothing.npz"], "nothing.npz"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_wrong_use(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:
+    refuse(run("net.onnx", *arguments, cwd=tmp_path), 2, message, tmp_path, "net.onnx")
+
+
+def test_a_budget_that_can_not_be_kept_writes_nothing(model: Path, tmp_path: Path) -> None:
+    done = run("net.onnx", "--passes", "", "--precision", "fp32", "--max-error", "-1", cwd=tmp_path)
+    refuse(done, 1, "nothing was written", tmp_path, "net.onnx")
+
+
+def test_an_output_folder_without_permission(model: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        target = Path("/proc/net.mlpackage")
+    else:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        target = tmp_path / "locked" / "net.mlpackage"
+    done = run("net.onnx", "-o", target, cwd=tmp_path)
+    assert done.returncode in (1, 2) and str(target.parent) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    onnx.save(conv_model(weight=tensor(8, 3, 3, 3)), tmp_path / "net.onnx")
+
+    def small_files() -> None:
+        # No file may grow beyond 10 kB: writing the package fails as it does on a full disk.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = run("net.onnx", cwd=tmp_path, limit=small_files)
+    refuse(done, 1, "nothing was written", tmp_path, "net.onnx")
+
+
+def test_an_old_package_survives_a_failed_run(model: Path, tmp_path: Path) -> None:
+    assert run("net.onnx", cwd=tmp_path).returncode == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "net.mlpackage").rglob("*") if p.is_file()}
+    assert run("net.onnx", "--max-error", "-1", cwd=tmp_path).returncode == 1
+    assert before == {p: p.read_bytes() for p in (tmp_path / "net.mlpackage").rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.3, 1.0])
+def test_an_interrupt_leaves_nothing(sent: signal.Signals, after: float, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom dataclasses import dataclass\nfrom edgec import Pass\n\n\n"
+        "@dataclass(frozen=True)\nclass Slow(Pass):\n    name = 'slow'\n\n"
+        "    def run(self, model, ctx):\n        print('sleeping', flush=True)\n        time.sleep(60)\n        return 0\n"
+    )
+    command = [sys.executable, "-m", "edgec.compiler.cli", "net.onnx", "--pass", "./slow.py:Slow"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "sleeping\n"
+    time.sleep(after)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in stderr and "Traceback" not in stderr
+    left = {p.name for p in tmp_path.iterdir()} - {"__pycache__"}
+    assert left == {"net.onnx", "slow.py"}
