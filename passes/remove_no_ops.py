@@ -168,7 +168,7 @@ def _bounds(node: ir.Node) -> tuple[float | None, float | None]:
 _HAND_ON = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-def _at_least(value: ir.Value | None, low: float) -> bool:
+def at_least(value: ir.Value | None, low: float) -> bool:
     """Whether `value` is never below `low`, by the operator that makes it, seen through one that moves elements."""
     node = graph.producer(value)
     if node is not None and node.op_type in _HAND_ON and node.domain == "":
@@ -182,7 +182,7 @@ def _at_least(value: ir.Value | None, low: float) -> bool:
 
 
 def _relu(node: ir.Node) -> ir.Value | None:
-    return node.inputs[0] if _at_least(node.inputs[0], 0) else None
+    return node.inputs[0] if at_least(node.inputs[0], 0) else None
 
 
 def _clip(node: ir.Node) -> ir.Value | None:

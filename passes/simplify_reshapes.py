@@ -1,0 +1,75 @@
+"""Makes one Reshape of a chain of reshapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler import graph, ops
+from ..compiler.passbase import Context, Pass
+
+Dims = Sequence[int | str | None]
+
+
+@dataclass(frozen=True)
+class SimplifyReshapes(Pass):
+    """Merge chains of Reshape, Flatten, Squeeze and Unsqueeze.
+
+    before:  a = Reshape(x, [2, 12]); b = Unsqueeze(a, 0); y = Reshape(b, [6, 4])
+    after:   y = Reshape(x, [6, 4])
+
+    A chain that ends in the shape it began with goes altogether. The new target is a constant: numbers, 0 for a
+    symbolic dimension that stays in its place, -1 for at most one that doesn't.
+    """
+
+    name: ClassVar[str] = "simplify-reshapes"
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        return sum(merge_chain(model.graph, node) for node in graph.nodes(model, *ops.RESHAPE))
+
+
+def merge_chain(main: ir.Graph, node: ir.Node) -> int:
+    """Let `node` start from where the reshapes before it start. Returns the number of rewrites: 0 or 1."""
+    before = graph.producer(node.inputs[0], *ops.RESHAPE)
+    if before is None:
+        return 0
+    source = before.inputs[0]
+    while (further := graph.producer(source, *ops.RESHAPE)) is not None:
+        source = further.inputs[0]
+    out = node.outputs[0]
+    have, want = graph.shape(source), graph.shape(out)
+    if source is None or have is None or want is None:
+        return 0
+    if have == want and None not in have and graph.can_replace(out, source):
+        graph.replace_value(out, source)
+        graph.remove_upwards(node)
+        return 1
+    target = reshape_target(have, want)
+    if target is None:
+        return 0
+    reshape_to(main, node, source, target)
+    return 1
+
+
+def reshape_target(have: Dims, want: Dims) -> list[int] | None:
+    """The constant with which Reshape makes `want` of `have`; None if there is none."""
+    target = [
+        w if isinstance(w, int) else 0 if i < len(have) and w is not None and w == have[i] else -1
+        for i, w in enumerate(want)
+    ]
+    empty = any(w == 0 for w in want)  # a 0 would be read as "copy", and -1 can't be worked out
+    return None if empty or target.count(-1) > 1 else target
+
+
+def reshape_to(main: ir.Graph, node: ir.Node, source: ir.Value, target: Sequence[int]) -> ir.Value:
+    """Replace `node` by a Reshape of `source`."""
+    out = node.outputs[0]
+    shape = graph.initializer(main, np.array(target, np.int64), "shape")
+    new = graph.insert_before(node, "Reshape", [source, shape], like=out).outputs[0]
+    graph.replace_value(out, new)
+    graph.remove_upwards(node)
+    return new
