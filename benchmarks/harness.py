@@ -35,11 +35,11 @@ class Run:
         return "" if self.code == 0 else (self.tail.strip().splitlines() or [f"exit {self.code}"])[-1][:160]
 
 
-def run(command: Sequence[str], timeout: float = 1800) -> Run:
-    """Run one command to its end. A command that takes longer than `timeout` seconds is ended and counts as failed."""
+def run(command: Sequence[str], cwd: Path | None = None, timeout: float = 1800) -> Run:
+    """Run one command to its end, in the folder `cwd`. A command that takes longer than `timeout` seconds is ended and counts as failed."""
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd)
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             seconds = time.perf_counter() - start
@@ -55,13 +55,13 @@ def run(command: Sequence[str], timeout: float = 1800) -> Run:
     return Run(seconds, usage.ru_maxrss / unit, process.returncode, tail)
 
 
-def measure(jobs: Mapping[str, Sequence[str]], repeats: int) -> dict[str, list[Run]]:
+def measure(jobs: Mapping[str, Sequence[str]], repeats: int, cwd: Path | None = None) -> dict[str, list[Run]]:
     """Run every job `repeats` times, round after round; a job that failed is not run again."""
     runs: dict[str, list[Run]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, command in jobs.items():
             if all(r.code == 0 for r in runs[name]):
-                runs[name].append(run(command))
+                runs[name].append(run(command, cwd))
     return runs
 
 
