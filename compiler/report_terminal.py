@@ -1,0 +1,276 @@
+"""The report in the terminal: what became of the model, what the passes did, and how well the file is proven."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import figures as fig
+from .records import PassRecord, Report
+from .verify import Comparison
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+# For terminals and pipes whose encoding has none of these.
+_ASCII = str.maketrans(
+    {"→": "->", "✓": "+", "✗": "x", "×": "x", "·": "-", "…": "...", "≤": "<=", "≥": ">=", "–": "-", "’": "'"}
+)
+
+OUTPUTS = 6
+"""Outputs whose figures are shown: the worst ones, where a model has more."""
+
+_OK, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
+
+
+def print_summary(report: Report, console: Console, *, verbose: bool = False, times: bool = False) -> None:
+    """Print the report. `verbose`: what almost fired, too. `times`: every pass, with the time of its check."""
+    parts = [
+        _title(report),
+        _sizes(report),
+        *_passes(report, verbose, times),
+        *_proof(report),
+        *_notices(report, verbose),
+    ]
+    _emit(console, [part for p in [*parts, _footer(report)] for part in ("", p)], indent=1)
+
+
+def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of plain values under a title; numbers to the right."""
+    from rich.text import Text
+
+    numeric = {i for i in range(len(columns)) if rows and all(isinstance(r[i], int | float) for r in rows)}
+    table = _table(*((c, "right" if i in numeric else "left", i == 0) for i, c in enumerate(columns)))
+    for row in rows:
+        table.add_row(*(Text(f"{cell:,}" if i in numeric else str(cell)) for i, cell in enumerate(row)))
+    _emit(console, ["", Text(f"{title} ({len(rows)})", _HEAD), table, ""])
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print how far each output of one model is from the other's."""
+    table = _figures_table()
+    left_out = _add_figures(table, "", comparison, None)
+    _emit(console, ["", table, *([f"{_number(left_out, 'more output')}, all closer"] if left_out else []), ""])
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _title(report: Report) -> RenderableType:
+    from rich.text import Text
+
+    precision = {"fp16": "float16", "fp32": "float32"}.get(report.precision, report.precision)
+    proven = "" if report.proof is None else "proven" if report.proof.ok else "NOT PROVEN"
+    settings = [f"-{report.level}" if report.level else "", report.target, precision]
+    text = Text.assemble((report.source, _HEAD), " → ", (report.output or "(not saved)", _HEAD), "\n")
+    text.append(" · ".join(filter(None, settings)), _DIM)
+    if proven:
+        text.append(" · ", _DIM)
+        text.append(proven, _OK if proven == "proven" else _BAD)
+    return text
+
+
+def _sizes(report: Report) -> RenderableType:
+    from rich.text import Text
+
+    a, b = report.before, report.after
+    table = _table(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
+    rows = [
+        ("nodes", fig.count, a.nodes, b.nodes),
+        ("parameters", fig.count, a.parameters, b.parameters),
+        ("weights", fig.size, a.weight_bytes, b.weight_bytes),
+        ("on disk", fig.size, a.file_bytes, b.file_bytes),
+        ("MACs", fig.count, a.macs, b.macs),
+    ]
+    for name, form, before, after in rows:
+        better = before is not None and after is not None and 0 < after < before
+        change = fig.change(before, after)
+        style = _OK if better else "yellow" if change.endswith("more") else _DIM
+        table.add_row(name, form(before), Text(form(after), _HEAD), Text(change, style))
+    return table
+
+
+def _passes(report: Report, verbose: bool, times: bool) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    shown = [p for p in report.passes if p.status == "ok" or times or (verbose and p.notes)]
+    if shown:
+        table = _table(
+            ("pass", "left", True), ("rewrites", "right", False), ("time", "right", False),
+            *([("check", "right", False)] if times else []), ("nodes", "right", False), ("outputs", "left", False),
+        )  # fmt: skip
+        for p in shown:
+            cells = [Text(p.spec), Text(f"{p.rewrites:,}" if p.rewrites else "", ""), Text(fig.duration(p.seconds))]
+            if times:
+                cells.append(Text(fig.duration(p.check_seconds) if p.check_seconds else "", _DIM))
+            cells += [Text(fig.count(p.nodes)), _moved(p)]
+            table.add_row(*cells, style=_DIM if p.status != "ok" else "")
+        yield table
+    lines = _pass_lines(report, verbose, times)
+    if lines:
+        yield Text("\n".join(lines), _DIM)
+    if verbose:
+        yield from (_section(Text(p.spec, _HEAD), p.notes) for p in report.passes if p.notes)
+    for p in report.passes:
+        if p.status == "undone":
+            lines = [p.why or "it broke its promise", *([f"to reproduce: {p.reproducer}"] if p.reproducer else [])]
+            yield _section(Text.assemble(("Undone ", _BAD), (p.spec, _HEAD)), lines)
+
+
+def _pass_lines(report: Report, verbose: bool, times: bool) -> list[str]:
+    """What the table leaves out, in words."""
+    count = {s: sum(p.status == s for p in report.passes) for s in ("unchanged", "skipped")}
+    lines = []
+    if count["unchanged"] and not times:
+        some = any(p.status == "ok" for p in report.passes)
+        lines.append(f"{_number(count['unchanged'], 'more pass' if some else 'pass')} found nothing to rewrite.")
+    if count["skipped"]:
+        lines.append(f"{_number(count['skipped'], 'pass')} skipped by --bisect-limit.")
+    notes = sum(len(p.notes) for p in report.passes)
+    if notes and not verbose:
+        lines.append(
+            f"{_number(notes, 'note')} on what was kept or almost rewritten: -v shows {'it' if notes == 1 else 'them'}."
+        )
+    return lines
+
+
+def _moved(p: PassRecord) -> Text:
+    """How far the outputs moved, in a cell."""
+    from rich.text import Text
+
+    if p.status == "undone":
+        return Text("undone", _BAD)
+    if p.loss is not None:
+        return Text(f"loss {fig.error(p.loss.max_rel)}, {fig.decibels(p.loss.snr_db)}", "yellow")
+    if p.exact is not None:
+        return Text("equal" if p.exact.max_rel == 0 else f"exact to {fig.error(p.exact.max_rel)}", _OK)
+    return Text("not checked" if p.status == "ok" else "", _DIM)
+
+
+def _proof(report: Report) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    proof = report.proof
+    if proof is None:
+        yield Text.assemble(("Not proven", _BAD), ": with --verify off nothing was run.")
+        return
+    head = Text("Proof", _HEAD) if proof.ok else Text("The proof FAILED", _BAD)
+    yield _section(head, [proof.ran, *(Text(f"✗ {p}", _BAD) for p in proof.problems)])
+    table = _figures_table()
+    left_out = _add_figures(table, "exact", proof.exact, proof.exact_tolerance)
+    left_out += _add_figures(table, "loss", proof.loss, None)
+    if table.row_count:
+        yield table
+        words = ["exact: the file against the model before lowering, rounding left out of both"] if proof.exact else []
+        words += ["loss: the file as it rounds, against the original model"] if proof.loss else []
+        source = "the given inputs" if report.given_inputs else "synthesised inputs"
+        words.append(f"measured on {source}" + (f" ({_number(report.samples, 'sample')})" if report.samples else ""))
+        words += (
+            [f"{_number(left_out, 'more figure')} not shown, all smaller; they are in --report"] if left_out else []
+        )
+        yield Text("\n".join(words), _DIM)
+    if report.accuracy is not None:
+        before, after = report.accuracy
+        text = Text.assemble(("Accuracy", _HEAD), f"  {before:.2%} → ", (f"{after:.2%}", _HEAD))
+        text.append(f"  top-1 of {_number(report.samples, 'labelled sample')}", _DIM)
+        yield text
+
+
+def _figures_table() -> Table:
+    return _table(
+        ("", "left", False), ("output", "left", True), ("max abs", "right", False), ("relative", "right", False),
+        ("SNR", "right", False), ("cosine", "right", False), ("top-1", "right", False),
+    )  # fmt: skip
+
+
+def _add_figures(table: Table, label: str, c: Comparison | None, tolerance: float | None) -> int:
+    """A row for each of the worst outputs; returns how many are left out. `tolerance`: rows are ticked or crossed."""
+    from rich.text import Text
+
+    if c is None:
+        return 0
+    worst = sorted(c.outputs, key=lambda n: -c.outputs[n].max_rel)[:OUTPUTS]
+    for i, name in enumerate(n for n in c.outputs if n in worst):
+        d = c.outputs[name]
+        good = d.mismatch is None and (tolerance is None or d.max_rel <= tolerance)
+        sign = ("" if tolerance is None else "✓ ") if good else "✗ "
+        head = Text.assemble((sign, _OK if good else _BAD), label if i == 0 else "")
+        if d.mismatch is not None:
+            table.add_row(head, Text.assemble(name, "\n", (d.mismatch, _BAD)))
+            continue
+        figures = fig.error(d.max_abs), fig.error(d.max_rel), fig.decibels(d.snr_db), fig.cosine(d.cosine)
+        table.add_row(head, Text(name), *map(Text, figures), Text(fig.share(d.top1)))
+    return len(c.outputs) - len(worst)
+
+
+def _notices(report: Report, verbose: bool) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    lines = [f"{a} is called {b} in the file" for a, b in report.names.items()] + list(report.contract)
+    if verbose:
+        lines = [*(f"input {i}" for i in report.inputs), *(f"output {o}" for o in report.outputs), *lines]
+    if lines:
+        yield _section(Text("Interface", _HEAD), lines)
+    if report.warnings:
+        yield _section(Text("Warnings", "bold yellow"), report.warnings)
+
+
+def _footer(report: Report) -> RenderableType:
+    from rich.text import Text
+
+    steps = [f"{name} {fig.duration(s)}" for name, s in report.seconds.items() if s >= 0.05]
+    peak = f", peak memory {fig.size(report.peak_bytes)}" if report.peak_bytes else ""
+    total = fig.duration(sum(report.seconds.values()))
+    text = Text.assemble((total, _HEAD), peak)
+    if steps:
+        text.append("  (" + ", ".join(steps) + ")", _DIM)
+    return text
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _number(n: int, what: str) -> str:
+    plural = what if n == 1 else what + ("es" if what.endswith("s") else "s")
+    return f"{n:,} {plural}"
+
+
+def _section(head: Text, lines: Sequence[str | Text]) -> Table:
+    """A heading with indented lines under it; what is wrapped stays indented."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid()
+    grid.add_column(overflow="fold")
+    grid.add_row(head)
+    for line in lines:
+        grid.add_row(Padding(line if isinstance(line, Text) else Text(line), (0, 0, 0, 2)))
+    return grid
+
+
+def _table(*columns: tuple[str, str, bool]) -> Table:
+    """A table without lines: (heading, justification, whether long cells are folded) per column."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_DIM, show_edge=False)
+    for heading, justify, long in columns:
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not long)  # type: ignore[arg-type]
+    return table
+
+
+def _emit(console: Console, parts: Sequence[RenderableType], indent: int = 0) -> None:
+    """Print the parts; in an encoding that lacks our arrows and ticks, with something similar."""
+    from rich.padding import Padding
+
+    with console.capture() as held:
+        for part in parts:
+            console.print(Padding(part, (0, 0, 0, indent)) if part else "")
+    text = "\n".join(line.rstrip(" ") for line in held.get().split("\n"))
+    try:
+        text.encode(console.encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII).encode(console.encoding, "replace").decode(console.encoding)
+    console.file.write(text)
