@@ -36,7 +36,10 @@ class Run:
 
 
 def run(command: Sequence[str], cwd: Path | None = None, timeout: float = 1800) -> Run:
-    """Run one command to its end, in the folder `cwd`. A command that takes longer than `timeout` seconds is ended and counts as failed."""
+    """Run one command to its end, in the folder `cwd`.
+
+    A command that takes longer than `timeout` seconds is ended and counts as failed.
+    """
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd)
