@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +47,23 @@ class Builder:
         self.names: dict[Var, str] = {}
         self.warnings: list[str] = []
         self._constants: dict[tuple[Any, ...], Var] = {}
-        self._scope = ""
 
     def op(self, name: str, /, **inputs: Any) -> Any:
         """Add an operator; its variable, or a list of them."""
         with np.errstate(all="ignore"):
             return getattr(self.mil.mb, name)(**inputs)
 
+    @contextlib.contextmanager
+    def inner_block(self) -> Iterator[None]:
+        """Constants made inside are made again outside."""
+        outer = dict(self._constants)
+        yield
+        self._constants = outer
+
     def dtype(self, var: Var) -> np.dtype[Any]:
         """The element type of a variable."""
-        return np.dtype(self.mil.types.nptype_from_builtin(var.dtype))
+        found: np.dtype[Any] = np.dtype(self.mil.types.nptype_from_builtin(var.dtype))
+        return found
 
     def cast(self, var: Var, dtype: np.dtype[Any]) -> Var:
         """The variable in another element type, itself when it already has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -211,6 +212,14 @@ class Call:
     def as_float32(self, i: int) -> Var:
         """Float input `i` in float32, whatever the node's precision."""
         return self._lowering.var(self._required(i), F32)
+
+    def inner_block(self) -> AbstractContextManager[None]:
+        """While inside, what is made for the block stays in the block."""
+        return self._lowering.inner_block()
+
+    def var(self, value: ir.Value, dtype: np.dtype[Any]) -> Var:
+        """A variable for any value of the graph; a float one of type `dtype`."""
+        return self._lowering.var(value, dtype)
 
     def inline(self, graph: ir.Graph) -> list[Slot]:
         """Lower the nodes of a subgraph here; what holds its outputs."""

@@ -96,6 +96,23 @@ class Affine:
         axis = perm.index(self.axis) if self.scale.shape else 0
         return replace(self, data=self.data.map(name, lambda a: a.transpose(perm), shape), axis=axis)
 
+    def rows(self, name: str, first: int, index: np.ndarray) -> Affine | None:
+        """The rows `index` of matrix `first` of a stack [n, rows, columns]; None where the scale can't follow."""
+        _, rows, cols = self.data.shape
+        if self.block or (self.scale.shape and self.axis not in (0, 1)):
+            return None
+
+        def follow(c: Constant) -> Constant:
+            if not c.shape:
+                return c
+            if self.axis == 0:
+                return c.map(name, lambda a: a[first], ())
+            return c.map(name, lambda a: a[index], (rows,))
+
+        data = self.data.map(name, lambda a: a[first][index], (rows, cols))
+        zero = None if self.zero is None else follow(self.zero)
+        return replace(self, data=data, scale=follow(self.scale), zero=zero, axis=0)
+
     def dense(self) -> Constant:
         """The float weight: for tiny ones, and for targets that store no integers."""
         return Constant(self._dense, self.data.shape, np.dtype(np.float32), (*self.data.key, "dense", self.rounded))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,14 @@ class Lowering:
         for node in graph:
             self.lower(node)
         return [self.slot(v) for v in graph.outputs]
+
+    @contextlib.contextmanager
+    def inner_block(self) -> Iterator[None]:
+        """Constants and casts made inside are forgotten outside: another block can't see them."""
+        slots = {value: replace(slot) for value, slot in self._slots.items()}
+        with self.builder.inner_block():
+            yield
+        self._slots = slots
 
     # Values
 

@@ -19,9 +19,9 @@ def _if(c: Call) -> Any:
         return c.inline(then if bool(c.array(0).reshape(())) else other)
 
     def block(graph: ir.Graph) -> Any:
-        with c.builder.scope():
-            slots = c.inline(graph)
-            found = [_outgoing(c, slot, value) for slot, value in zip(slots, graph.outputs, strict=True)]
+        with c.inner_block():
+            c.inline(graph)
+            found = [_outgoing(c, value) for value in graph.outputs]
         return tuple(found) if len(found) > 1 else found[0]
 
     pred = c.reshape(c.x(0), ())
@@ -29,7 +29,7 @@ def _if(c: Call) -> Any:
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
 
-def _outgoing(c: Call, slot: Any, value: ir.Value) -> Var:
+def _outgoing(c: Call, value: ir.Value) -> Var:
     floats = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
     kind = F32 if value.dtype in floats else BOOL if value.dtype == ir.DataType.BOOL else I32
-    return c.op("identity", x=c.builder.of_slot(slot, kind))
+    return c.op("identity", x=c.cast(c.var(value, F32), kind))

@@ -47,7 +47,9 @@ def lowers(
     return add
 
 
-def family(function: Lower, members: dict[str, Any], exact: bool = False, floats: tuple[int, ...] | None = None) -> None:
+def family(
+    function: Lower, members: dict[str, Any], exact: bool = False, floats: tuple[int, ...] | None = None
+) -> None:
     """Put one function into the table under many names, each with its own arguments."""
     for name, args in members.items():
         _add(name, Row(function, args if isinstance(args, tuple) else (args,), exact, floats))
@@ -60,7 +62,8 @@ def _add(name: str, row: Row) -> None:
 
 
 _FAMILIES = (
-    "activation", "conv", "elementwise", "index", "matmul", "norm", "pool", "quant", "reduce", "shape", "sort", "source",
+    "activation", "attention", "control", "conv", "elementwise", "index", "matmul", "norm", "pool", "quant", "reduce",
+    "resize", "rnn", "shape", "sort", "source",
 )
 
 
