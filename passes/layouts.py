@@ -1,0 +1,315 @@
+"""Chains of views (Reshape, Transpose, Squeeze, Expand …) as arrangements of atomic axes, static or symbolic.
+
+An axis of a value is a list of leaves, outermost first; a Reshape splits and joins, a Transpose permutes. So whatever
+chain an exporter wrote, two values hold the same data in the same order exactly when their leaves are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler import graph as g
+
+Size = int | str
+
+
+@dataclass(eq=False)
+class Leaf:
+    """An atomic axis. It may turn out to be made of several; then it has parts, outermost first.
+
+    `index` is set where the chain picked one slice of it; `repeated` where an Expand made it.
+    """
+
+    size: Size
+    parts: list[Leaf] = field(default_factory=list)
+    index: int | None = None
+    repeated: bool = False
+
+    def leaves(self) -> Iterator[Leaf]:
+        if self.parts:
+            for part in self.parts:
+                yield from part.leaves()
+        else:
+            yield self
+
+    def split(self, outer: int, inner: int) -> None:
+        self.parts = [Leaf(outer), Leaf(inner)]
+
+
+Axis = list[Leaf]
+
+
+def axis(size: Size) -> Axis:
+    """One axis of that size. Axes of size 1 have no leaves: they may come and go."""
+    return [] if size == 1 else [Leaf(size)]
+
+
+def resolve(dims: Sequence[Axis]) -> list[Axis]:
+    """The same axes in terms of the leaves as they are split by now."""
+    return [[leaf for whole in dim for leaf in whole.leaves()] for dim in dims]
+
+
+def flat(dims: Sequence[Axis]) -> list[Leaf]:
+    """All leaves, outermost first."""
+    return [leaf for dim in resolve(dims) for leaf in dim]
+
+
+def size_of(leaves: Sequence[Leaf]) -> Size:
+    """The size of an axis; a symbolic product gets a name of its own."""
+    numbers = math.prod(leaf.size for leaf in leaves if isinstance(leaf.size, int))
+    names = [leaf.size for leaf in leaves if isinstance(leaf.size, str)]
+    if not names:
+        return numbers
+    return "*".join(names if numbers == 1 else [*names, str(numbers)])
+
+
+def sizes(value: ir.Value) -> list[Size] | None:
+    """The dimensions of `value`, names of their own for unknown ones; None for an unknown rank or an empty value."""
+    dims = g.shape(value)
+    if dims is None or 0 in dims:
+        return None
+    return [d if d is not None else f"?{id(value)}.{i}" for i, d in enumerate(dims)]
+
+
+@dataclass
+class View:
+    """What a value is: `base`, with these axes, seen as `dims`, times `scale`."""
+
+    base: ir.Value
+    axes: list[Axis]
+    dims: list[Axis]
+    scale: float = 1.0
+    length: int = 0
+    """How many nodes the chain has."""
+
+    def picked(self) -> list[Leaf]:
+        """The leaves of which the chain takes one slice only."""
+        return [leaf for leaf in flat(self.axes) if leaf.index is not None]
+
+
+def trace(value: ir.Value, *, scaled: bool = True) -> View | None:
+    """Follow views (with `scaled`, factors too) up from `value` to where its data is made. None for an unknown rank."""
+    chain: list[tuple[ir.Node, float]] = []
+    base = value
+    while (found := _upwards(base)) is not None and (scaled or found[0].op_type not in ("Mul", "Div")):
+        node, base, factor = found
+        chain.insert(0, (node, factor))
+    while (start := sizes(base)) is not None:
+        axes = [axis(s) for s in start]
+        dims: list[Axis] = axes
+        for i, (node, _) in enumerate(chain):
+            after = step(node, dims)
+            if after is None:
+                # Not understood: start below that node instead.
+                base, chain = node.outputs[0], chain[i + 1 :]
+                break
+            dims = after
+        else:
+            return View(base, axes, dims, math.prod(factor for _, factor in chain), len(chain))
+    return None
+
+
+def opaque(value: ir.Value) -> View | None:
+    """`value` as its own base."""
+    dims = sizes(value)
+    axes = [axis(d) for d in dims or ()]
+    return None if dims is None else View(value, axes, axes)
+
+
+def _upwards(value: ir.Value) -> tuple[ir.Node, ir.Value, float] | None:
+    node = g.producer(value, *_STEPS)
+    if node is None:
+        return None
+    if node.op_type not in ("Mul", "Div"):
+        source = node.inputs[0]
+        return None if source is None or g.is_const(source) else (node, source, 1.0)
+    for i, source in enumerate(node.inputs):
+        number = g.scalar(node.inputs[1 - i])
+        if number is None or source is None or g.rank(source) != g.rank(value):
+            continue
+        if node.op_type == "Mul":
+            return node, source, number
+        if i == 0 and number != 0:
+            return node, source, 1 / number
+    return None
+
+
+def step(node: ir.Node, dims: Sequence[Axis]) -> list[Axis] | None:
+    """The axes of a view's output, given those of its input; None when the node isn't a view that is understood."""
+    rule = _STEPS.get(node.op_type)
+    return None if rule is None or node.domain else rule(node, resolve(dims))
+
+
+def _same(node: ir.Node, dims: list[Axis]) -> list[Axis]:
+    return dims
+
+
+def _transpose(node: ir.Node, dims: list[Axis]) -> list[Axis] | None:
+    perm = g.attr(node, "perm", tuple(reversed(range(len(dims)))))
+    return [dims[i] for i in perm]
+
+
+def _regrouped(node: ir.Node, dims: list[Axis]) -> list[Axis] | None:
+    target = sizes(node.outputs[0])
+    return None if target is None else regroup(dims, target)
+
+
+def _pick(node: ir.Node, dims: list[Axis]) -> list[Axis] | None:
+    """Gather with one constant index of rank 0."""
+    where = node.inputs[1]
+    number = g.scalar(where)
+    at = g.attr(node, "axis", 0) % len(dims)
+    if number is None or where is None or g.rank(where) != 0 or len(dims[at]) != 1:
+        return None
+    leaf = dims[at][0]
+    if not isinstance(leaf.size, int) or leaf.index is not None:
+        return None
+    leaf.index = int(number) % leaf.size
+    return dims[:at] + dims[at + 1 :]
+
+
+def _expand(node: ir.Node, dims: list[Axis]) -> list[Axis] | None:
+    target = sizes(node.outputs[0])
+    if target is None or node.inputs[0] is None:
+        return None
+    dims = [[] for _ in range(len(target) - len(dims))] + dims
+    out: list[Axis] = []
+    for dim, new in zip(dims, target, strict=True):
+        old = size_of(dim)
+        if old == 1 and isinstance(new, int):
+            out.append([Leaf(new, repeated=True)] if new != 1 else [])
+        elif old == new:
+            out.append(dim)
+        else:
+            return None
+    return out
+
+
+_STEPS: dict[str, Callable[[ir.Node, list[Axis]], list[Axis] | None]] = {
+    "Reshape": _regrouped,
+    "Flatten": _regrouped,
+    "Squeeze": _regrouped,
+    "Unsqueeze": _regrouped,
+    "Identity": _same,
+    "Transpose": _transpose,
+    "Expand": _expand,
+    "Gather": _pick,
+    "Mul": _same,
+    "Div": _same,
+}
+LAYOUT = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose"})
+"""Views that keep every element once."""
+
+
+def regroup(dims: Sequence[Axis], target: Sequence[Size]) -> list[Axis] | None:
+    """Distribute the leaves over axes of the target sizes, in row-major order, splitting them where needed.
+
+    Sizes are taken from both ends; what is left in the middle belongs to the one axis that is left, whatever its symbol
+    is called. None if more than one is left.
+    """
+    rest, wanted = flat(dims), list(target)
+    front: list[Axis] = []
+    back: list[Axis] = []
+    while wanted:
+        taken = _take(rest, wanted[0], 0)
+        if taken is None:
+            break
+        front.append(taken)
+        wanted.pop(0)
+    while wanted:
+        taken = _take(rest, wanted[-1], -1)
+        if taken is None:
+            break
+        back.insert(0, taken)
+        wanted.pop()
+    if len(wanted) > 1 or (not wanted and rest):
+        return None
+    if wanted:
+        size = size_of(rest)
+        if isinstance(size, int) and isinstance(wanted[0], int) and size != wanted[0]:
+            return None
+        front.append(rest)
+    return front + back
+
+
+def _take(rest: list[Leaf], size: Size, end: int) -> Axis | None:
+    """Remove leaves that make up `size` from one end of `rest`; None, with `rest` as it was, when there are none."""
+    if isinstance(size, str):
+        if rest and rest[end].size == size:
+            return [rest.pop(end)]
+        return None
+    taken: Axis = []
+    before = list(rest)
+    while size > 1:
+        leaf = rest[end] if rest else None
+        if leaf is None or not isinstance(leaf.size, int) or (size % leaf.size and leaf.size % size):
+            rest[:] = [part for whole in before for part in whole.leaves()]
+            return None
+        if leaf.size > size:
+            outer, inner = (size, leaf.size // size) if end == 0 else (leaf.size // size, size)
+            leaf.split(outer, inner)
+            at = 0 if end == 0 else len(rest) - 1
+            rest[at : at + 1] = leaf.parts
+            continue
+        rest.pop(end)
+        taken.insert(0 if end else len(taken), leaf)
+        size //= leaf.size
+    return taken
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to get wanted axes from a value: transpose, then reshape; either may be absent."""
+
+    perm: tuple[int, ...] | None
+    shape: tuple[int, ...] | None
+    dims: tuple[Size, ...]
+
+    @property
+    def cost(self) -> int:
+        """The nodes that it takes."""
+        return (self.perm is not None) + (self.shape is not None)
+
+
+def arrange(have: Sequence[Axis], want: Sequence[Axis]) -> Layout | None:
+    """A layout that takes axes `have` to axes `want` with at most one Transpose and one Reshape, or None."""
+    have, want = resolve(have), resolve(want)
+    order = flat(want)
+    perm = None
+    if flat(have) != order:
+        rank = {leaf: i for i, leaf in enumerate(order)}
+        if {*flat(have)} != {*order}:
+            return None
+        perm = tuple(sorted(range(len(have)), key=lambda i: (rank[have[i][0]] if have[i] else -1, i)))
+        have = [have[i] for i in perm]
+        if flat(have) != order:
+            return None
+    dims = tuple(size_of(d) for d in want)
+    if have == want:
+        return Layout(perm, None, dims)
+    shape = [d if isinstance(d, int) else 0 if i < len(have) and have[i] == want[i] else -1 for i, d in enumerate(dims)]
+    return Layout(perm, tuple(shape), dims) if shape.count(-1) <= 1 and 0 not in dims else None
+
+
+def emit(layout: Layout, value: ir.Value, anchor: ir.Node, hint: str) -> ir.Value:
+    """Insert the nodes of `layout` before `anchor`; the arranged value."""
+    graph = anchor.graph
+    assert isinstance(graph, ir.Graph)
+    if layout.perm is not None:
+        node = g.insert_before(anchor, "Transpose", [value], {"perm": layout.perm}, hint=f"{hint}_transposed")
+        dims = g.shape(value)
+        node.outputs[0].shape = None if dims is None else ir.Shape([dims[i] for i in layout.perm])
+        node.outputs[0].type = value.type
+        value = node.outputs[0]
+    if layout.shape is not None:
+        shape = g.initializer(graph, np.array(layout.shape, np.int64), f"{hint}_shape")
+        node = g.insert_before(anchor, "Reshape", [value, shape], {}, hint=f"{hint}_view")
+        node.outputs[0].type = value.type
+        node.outputs[0].shape = ir.Shape([d if isinstance(d, int) or d.isidentifier() else None for d in layout.dims])
+        value = node.outputs[0]
+    return value
