@@ -5,11 +5,10 @@ A `Dim` is an int, or a Poly that is not constant; equal sizes have equal normal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Union
 
-Atom = Union[str, tuple[object, ...]]
+Atom = str | tuple[object, ...]
 """A symbol's name, or an operation that polynomials can't express, such as ("div", a, b)."""
 Monomial = tuple[Atom, ...]
 
@@ -67,6 +66,14 @@ def mul(a: Dim, b: Dim) -> Dim:
 def sub(a: Dim, b: Dim) -> Dim:
     """a - b"""
     return add(a, mul(b, -1))
+
+
+def product(factors: Iterable[Dim]) -> Dim:
+    """The number of elements of a tensor of this shape."""
+    result: Dim = 1
+    for factor in factors:
+        result = mul(result, factor)
+    return result
 
 
 def exact_div(a: Dim, b: Dim) -> Dim | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import onnx_ir as ir
 
 from . import dims as d
 from . import graph, ops
 from .dims import Dim, Poly
-from .shape_values import product
 
 VIEWS = ops.RESHAPE | {"Transpose"}
 
@@ -86,7 +86,7 @@ class View:
 
     def shape(self) -> list[Dim]:
         """The dimensions of the result."""
-        return [product([self.sizes[a] for a in atoms]) for atoms in self.now]
+        return [d.product([self.sizes[a] for a in atoms]) for atoms in self.now]
 
     def steps(self) -> list[tuple[str, list[Dim] | list[int]]]:
         """The shortest chain of ("Reshape", dims) and ("Transpose", perm) that does the same."""
@@ -147,7 +147,7 @@ class View:
             else:
                 runs.append([a])
         before = sorted(range(len(runs)), key=lambda i: place[runs[i][0]])
-        dims = [product([self.sizes[a] for a in run]) for run in runs]
+        dims = [d.product([self.sizes[a] for a in run]) for run in runs]
         return [
             ("Reshape", [dims[i] for i in before]),
             ("Transpose", [before.index(i) for i in range(len(runs))]),
@@ -157,20 +157,22 @@ class View:
 
 def _prefer(first: list[tuple[str, list[Dim] | list[int]]], source: list[Dim], before: list[Dim]) -> bool:
     """Of two chains of equal length, Transpose first only where Reshape first has no constant target."""
-    return not expressible(source, before) and expressible([source[i] for i in first[0][1] if isinstance(i, int)], [
-        x for x in first[1][1]
-    ])
+    if expressible(source, before) is not None:
+        return False
+    middle = [source[i] for i in first[0][1] if isinstance(i, int)]
+    return expressible(middle, first[1][1]) is not None
 
 
 def _consecutive(places: list[int]) -> bool:
-    return all(b == a + 1 for a, b in zip(places, places[1:], strict=False))
+    return all(b == a + 1 for a, b in pairwise(places))
 
 
-def expressible(have: Sequence[Dim], want: Sequence[Dim]) -> list[int] | None:
-    """The constant with which Reshape makes `want` of `have`: numbers, 0 for a copied place, one -1; None if none does."""
+def expressible(have: Sequence[Dim | str | None], want: Sequence[Dim | str | None]) -> list[int] | None:
+    """The constant with which Reshape makes `want` of `have`: numbers, 0 for a copied place, one -1. None if none."""
     if any(w == 0 for w in want):
         return None
-    target = [w if isinstance(w, int) else 0 if i < len(have) and w == have[i] else -1 for i, w in enumerate(want)]
+    stays = [w is not None and i < len(have) and w == have[i] for i, w in enumerate(want)]
+    target = [w if isinstance(w, int) else 0 if same else -1 for w, same in zip(want, stays, strict=True)]
     return target if target.count(-1) <= 1 else None
 
 

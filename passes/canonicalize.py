@@ -114,7 +114,7 @@ def _lift_constants(model: ir.Model) -> int:
             out.name = None
         tensor.name = name
         kind = ir.TensorType(tensor.dtype)
-        value = ir.Value(name=name, shape=ir.Shape(list(tensor.shape)), type=kind, const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(tensor.numpy().shape), type=kind, const_value=tensor)
         model.graph.register_initializer(value)
         for user, index in out.uses():
             user.replace_input_with(index, value)

@@ -223,7 +223,8 @@ def _compute(nodes: list[ir.Node], wanted: list[ir.Value]) -> list[np.ndarray]:
             constants.append(twins[v])
     copies = []
     for i, n in enumerate(nodes):
-        copy = ir.Node("", n.op_type, [v and twins[v] for v in n.inputs], n.attributes.values(), num_outputs=len(n.outputs))
+        inputs = [None if v is None else twins[v] for v in n.inputs]
+        copy = ir.Node("", n.op_type, inputs, n.attributes.values(), num_outputs=len(n.outputs))
         for j, (old, new) in enumerate(zip(n.outputs, copy.outputs, strict=True)):
             new.name, new.type = f"v{i}_{j}", old.type
             twins[old] = new
@@ -240,5 +241,6 @@ def _drop(node: ir.Node) -> None:
     constants = [v for v in node.inputs if v is not None and graph.is_const(v)]
     graph.remove([node])
     for v in constants:
-        if not v.uses() and not v.is_graph_output() and v.graph is not None and v.name in v.graph.initializers:
-            v.graph.initializers.pop(v.name)
+        owner = v.graph
+        if not v.uses() and not v.is_graph_output() and owner is not None and v.name in owner.initializers:
+            owner.initializers.pop(v.name or "")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler import dims as d
 from ..compiler import graph
 from ..compiler.dims import Dim, Poly
 from ..compiler.passbase import Context, Pass
-from ..compiler.shape_values import Elements, ShapeValues, broadcast, reshape_dims
+from ..compiler.shape_rules import Elements
+from ..compiler.shape_values import ShapeValues, reshape_dims
 from .canonicalize import inline_constant_branches
 
 END = np.iinfo(np.int64).max
@@ -25,8 +24,8 @@ END = np.iinfo(np.int64).max
 class FoldShapes(Pass):
     """Replace computed shapes by constants wherever they are provably right.
 
-    before:  s = Shape(x); b = Gather(s, 0); t = Concat(Unsqueeze(b), [-1], [64]); y = Reshape(x, t)    (x: [B,128,12,64])
-    after:   y = Reshape(x, [0, -1, 64])
+    before:  s = Shape(x); b = Gather(s, 0); t = Concat(Unsqueeze(b), [-1], [64]); y = Reshape(x, t)
+    after:   y = Reshape(x, [0, -1, 64])                                                      (x: [B,128,12,64])
 
     Values that shapes are computed with are followed element by element, as polynomials in the symbols. A dimension
     that Reshape may copy becomes 0, one that follows from the others -1; in Expand, one that stays becomes 1; the end
@@ -179,7 +178,8 @@ def _row(items: Sequence[Any]) -> Elements:
 
 def _cone(value: ir.Value, most: int, values: ShapeValues) -> int:
     """How many nodes make `value` from shapes; counting stops above `most`."""
-    stack, seen = [value], set()
+    stack: list[ir.Value] = [value]
+    seen: set[ir.Node] = set()
     while stack and len(seen) <= most:
         node = stack.pop().producer()
         if node is not None and node not in seen:
@@ -212,7 +212,7 @@ def _reshape_target(target: list[Any], worked_out: list[Any], source: list[Dim],
     wanted: list[int] = []
     for i, item in enumerate(target):
         meant = worked_out[i] if i < len(worked_out) else None
-        if _plain(meant) and not (_plain(item) and item == 0):
+        if meant is not None and _plain(meant) and not (_plain(item) and item == 0):
             wanted.append(int(meant))
         elif i < len(source) and copies and (source[i] == meant is not None or (_plain(item) and item == 0)):
             wanted.append(0)

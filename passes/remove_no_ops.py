@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler import graph, ops
+from ..compiler import graph
 from ..compiler.passbase import Context, Pass
 
 
@@ -123,7 +123,8 @@ def slice_args(node: ir.Node) -> tuple[list[int], list[int], list[int], list[int
     """starts, ends, axes and steps of a Slice, if all are constant."""
     given = [graph.ints(v) if v is not None else None for v in node.inputs[1:5]] + [None] * (5 - len(node.inputs))
     starts, ends, axes, steps = given
-    if starts is None or ends is None or any(v is not None and g is None for v, g in zip(node.inputs[1:], given, strict=False)):
+    unknown = any(v is not None and g is None for v, g in zip(node.inputs[1:], given, strict=False))
+    if starts is None or ends is None or unknown:
         return None
     return starts, ends, axes or list(range(len(starts))), steps or [1] * len(starts)
 
@@ -237,7 +238,8 @@ def _concat(node: ir.Node) -> ir.Value | None:
 
 def _resize(node: ir.Node) -> ir.Value | None:
     """The same size, with a sampling grid that then is the identity."""
-    if graph.attr(node, "coordinate_transformation_mode", "half_pixel") in ("tf_crop_and_resize", "half_pixel_symmetric"):
+    grid = graph.attr(node, "coordinate_transformation_mode", "half_pixel")
+    if grid in ("tf_crop_and_resize", "half_pixel_symmetric"):
         return None
     scales = graph.const(node.inputs[2]) if len(node.inputs) > 2 else None
     if scales is not None and scales.size:

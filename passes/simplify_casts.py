@@ -34,7 +34,8 @@ _DIGITS: dict[ir.DataType, tuple[str, int, int]] = {
     _T.UINT64: ("int", 0, 64),
     _T.INT4: ("int", 1, 3), _T.INT8: ("int", 1, 7), _T.INT16: ("int", 1, 15), _T.INT32: ("int", 1, 31),
     _T.INT64: ("int", 1, 63),
-    _T.FLOAT16: ("float", 5, 11), _T.BFLOAT16: ("float", 8, 8), _T.FLOAT: ("float", 8, 24), _T.DOUBLE: ("float", 11, 53),
+    _T.FLOAT16: ("float", 5, 11), _T.BFLOAT16: ("float", 8, 8), _T.FLOAT: ("float", 8, 24),
+    _T.DOUBLE: ("float", 11, 53),
 }  # fmt: skip
 """Integers: whether signed, and bits of magnitude. Floats (IEEE 754, bfloat16): bits of exponent and of significand."""
 

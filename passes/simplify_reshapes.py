@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from ..compiler import graph, ops
 from ..compiler.passbase import Context, Pass
-
-Dims = Sequence[int | str | None]
+from ..compiler.views import expressible
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,11 @@ def merge_chain(main: ir.Graph, node: ir.Node) -> int:
         graph.replace_value(out, source)
         graph.remove_upwards(node)
         return 1
-    target = reshape_target(have, want)
+    target = expressible(have, want)
     if target is None:
         return 0
     reshape_to(main, node, source, target)
     return 1
-
-
-def reshape_target(have: Dims, want: Dims) -> list[int] | None:
-    """The constant with which Reshape makes `want` of `have`; None if there is none."""
-    target = [
-        w if isinstance(w, int) else 0 if i < len(have) and w is not None and w == have[i] else -1
-        for i, w in enumerate(want)
-    ]
-    empty = any(w == 0 for w in want)  # a 0 would be read as "copy", and -1 can't be worked out
-    return None if empty or target.count(-1) > 1 else target
 
 
 def reshape_to(main: ir.Graph, node: ir.Node, source: ir.Value, target: Sequence[int]) -> ir.Value:

@@ -54,7 +54,8 @@ def _shorten(main: ir.Graph, values: ShapeValues, last: ir.Node) -> int:
         if steps is None:
             continue
         removed = _dying(chain[start:])
-        saved = 4 * (removed - len(steps)) + _transposes(chain[len(chain) - removed :]) - sum(s[0] == "Transpose" for s in steps)
+        moved = _transposes(chain[len(chain) - removed :]) - sum(op == "Transpose" for op, _ in steps)
+        saved = 4 * (removed - len(steps)) + moved
         if saved > 0 and (best is None or saved > best[0]):
             best = (saved, start, steps)
     if best is None:
