@@ -23,7 +23,7 @@ from tests.corpus.fetch import entries, fetch
 ROOT = Path(__file__).parents[1]
 LEVELS = ("O0", "O1", "O2")
 TARGETS = ("ios15", "ios16", "ios17", "ios18")
-EXPORTS = ("vit_b_16.legacy", "vit_b_16.dynamo", "bert12.legacy", "bert12.dynamo", "gpt.legacy", "gpt.dynamo", "convnext_tiny.legacy", "convnext_tiny.dynamo")  # fmt: skip
+EXPORTS = tuple(f"{n}.{m}" for n in ("vit_b_16", "bert12", "gpt", "convnext_tiny") for m in ("legacy", "dynamo"))
 
 Job = tuple[str, Path, Mapping[str, Sequence[int]]]
 Row = dict[str, Any]
@@ -80,7 +80,10 @@ def compile_all(job: Job, levels: Sequence[str], targets: Sequence[str]) -> list
 
 def table(rows: Sequence[Row]) -> str:
     """A line per model: what is proven at each level, the smallest SNR over targets, size before and after."""
-    lines = ["| model | proven | exact, dB | O2 against the original, dB | nodes | MB on disk, O2 |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| model | proven | exact, dB | O2 against the original, dB | nodes | MB on disk, O2 |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in dict.fromkeys(r["model"] for r in rows):
         mine = [r for r in rows if r["model"] == name]
         good = [r for r in mine if r["ok"]]
@@ -116,8 +119,8 @@ def main() -> int:
     good = sum(r["ok"] for r in rows)
     text = (
         "# Models\n\nMade by `python -m benchmarks.matrix`. Every model is compiled at each level "
-        f"({o.levels}) for each target ({o.targets}); a combination counts as proven when the package on disk, read back "
-        "and run in onnxruntime, computes what the model computes (relative error within 1e-4, rounding aside). "
+        f"({o.levels}) for each target ({o.targets}); a combination counts as proven when the package on disk, read "
+        "back and run in onnxruntime, computes what the model computes (relative error within 1e-4, rounding aside). "
         "*Exact* is the smallest signal-to-noise ratio of that comparison; inf means equal to the bit.\n\n"
         f"{good} of {len(rows)} combinations are proven.\n\n{table(rows)}\n"
     )

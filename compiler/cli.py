@@ -70,7 +70,7 @@ def _compiler_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="edgec",
         usage="edgec MODEL [-O0|-O1|-O2|-O3|-Os] [--target ios] [-o OUT] [options]",
-        description="Compile a neural network for a device, and prove that what was written computes what the model computes.",
+        description="Compile a neural network for a device, and prove that what was written computes the same.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -92,7 +92,9 @@ def _compiler_parser() -> argparse.ArgumentParser:
     g.add_argument("--opset", type=int, help="with --target onnx: the opset to write")
     g.add_argument("--max-error", type=float, metavar="X", help="largest error allowed, relative to the largest output")
     g.add_argument("--min-snr", type=float, metavar="DB", help="smallest signal-to-noise ratio allowed, in decibels")
-    g.add_argument("--verify", choices=("each", "end", "off"), default="each", help="when to check (default: each pass)")
+    g.add_argument(
+        "--verify", choices=("each", "end", "off"), default="each", help="when to check (default: each pass)"
+    )
     g.add_argument("--strict", action="store_true", help="a pass that breaks the model is an error, not undone")
 
     g = p.add_argument_group("passes")
@@ -193,7 +195,9 @@ def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: a
         import json
 
         rows = [{"node": m.node, "op": m.op, "why": m.why} for m in missing]
-        print(json.dumps({"version": 1, "source": str(source), "target": target, "compiles": not rows, "missing": rows}))
+        print(
+            json.dumps({"version": 1, "source": str(source), "target": target, "compiles": not rows, "missing": rows})
+        )
     elif missing:
         print(f"{source} would not compile for {target}:")
         print("\n".join(f"  - {m}" for m in missing))

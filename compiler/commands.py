@@ -34,7 +34,9 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
             "--max-error", type=float, default=None, metavar="X",
             help=f"largest error allowed, relative to the largest output (default: {EXACT:g})",
         )  # fmt: skip
-        p.add_argument("--min-snr", type=float, default=None, metavar="DB", help="smallest signal-to-noise ratio, in dB")
+        p.add_argument(
+            "--min-snr", type=float, default=None, metavar="DB", help="smallest signal-to-noise ratio, in dB"
+        )
     if name == "ops":
         p.add_argument("--target", default="ios", help="the target (default: ios)")
 
@@ -43,7 +45,8 @@ def run(name: str, o: argparse.Namespace, console: Callable[[], Any]) -> int:
     """Run a command; returns the exit code."""
     if name == "verify":
         return _verify(o, console)
-    title, columns, rows = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}[name]()
+    tables: dict[str, Callable[[], Table]] = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}
+    title, columns, rows = tables[name]()
     if o.json:
         print(json.dumps({"version": 1, name: [dict(zip(columns, row, strict=True)) for row in rows]}, indent=2))
     else:
@@ -88,7 +91,7 @@ def _ops(o: argparse.Namespace) -> Table:
     operators = getattr(backend, "operators", None)
     if operators is None:
         raise UsageError(f"target {target.name} takes every ONNX operator")
-    rows = [(name, note) for name, note in sorted(operators(target).items())]
+    rows: list[Sequence[Any]] = sorted(operators(target).items())
     return f"Operators of {target.name}", ("operator", "lowered as"), rows
 
 
@@ -97,7 +100,8 @@ def _verify(o: argparse.Namespace, console: Callable[[], Any]) -> int:
 
     found = driver.verify(o.a, o.b, o.inputs, dict(parse_shape(s) for s in o.shape))
     ok = (o.min_snr is None or found.snr_db >= o.min_snr) and (
-        found.within(o.max_error if o.max_error is not None else EXACT) or (o.max_error is None and o.min_snr is not None)
+        found.within(o.max_error if o.max_error is not None else EXACT)
+        or (o.max_error is None and o.min_snr is not None)
     )
     if o.json:
         from .report import comparison_json

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from . import freeze, pipelines, proof
-from .backend import Emitted, EmitOptions
+from .backend import EmitOptions, Emitted
 from .cost import stats
 from .data import Samples
 from .errors import EdgecError, Missing, ModelError, UnsupportedOp, UsageError, VerifyFailed
@@ -26,7 +26,7 @@ from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
 from .targets import Target, find_target
-from .verify import Comparison, check_weights, compare_outputs, outputs_of
+from .verify import Comparison, check_weights, outputs_of
 from .weights import Scratch, release
 
 Source = str | Path | Any
@@ -189,7 +189,9 @@ def compile(
             h = clock.hooks
             manager = Manager(
                 ctx,
-                Options(verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended),
+                Options(
+                    verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
+                ),
                 reference,
             )
             model = manager.run(model, steps)
@@ -322,4 +324,15 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in names}}
 
 
-__all__ = ["Compilation", "Emitted", "Hooks", "ModelError", "Target", "UnsupportedOp", "compile", "dry_run", "load", "verify"]
+__all__ = [
+    "Compilation",
+    "Emitted",
+    "Hooks",
+    "ModelError",
+    "Target",
+    "UnsupportedOp",
+    "compile",
+    "dry_run",
+    "load",
+    "verify",
+]

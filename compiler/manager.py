@@ -169,7 +169,9 @@ def _check_stored(before: ir.Model, after: ir.Model) -> None:
 
 
 def _stored(model: ir.Model) -> int:
-    return sum(v.const_value.nbytes for g in model.graphs() for v in g.initializers.values() if v.const_value is not None)
+    return sum(
+        v.const_value.nbytes for g in model.graphs() for v in g.initializers.values() if v.const_value is not None
+    )
 
 
 def _reproduce(model: ir.Model, p: Pass, inputs: Outputs, folder: Path) -> Path:

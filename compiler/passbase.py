@@ -1,8 +1,8 @@
 """The pass API: a pass is a frozen dataclass, its fields are its options, and one spec syntax names it everywhere.
 
-    mask-channels{ratio=0.5,by=taylor}      a pass by its registered name
-    my_pkg.mod:MyPass{k=2}                  a pass of an importable module
-    ./mine.py:MyPass                        a pass in a file
+mask-channels{ratio=0.5,by=taylor}      a pass by its registered name
+my_pkg.mod:MyPass{k=2}                  a pass of an importable module
+./mine.py:MyPass                        a pass in a file
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Pass(abc.ABC):
     def spec(self) -> str:
         """The spec that makes this pass; options at their default are left out."""
         changed = [
-            f"{f.name}={getattr(self, f.name)}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
+            f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
         ]
         return self.name + ("{" + ",".join(changed) + "}" if changed else "")
 

@@ -49,8 +49,15 @@ class Target:
 
 def _ios(version: int, spec: int, opset: str, **facts: object) -> Target:
     return Target(
-        f"ios{version}", "coreml", ".mlpackage", f"Core ML package for iOS {version} and later",
-        version, spec, opset, float16=True, **facts,  # type: ignore[arg-type]
+        f"ios{version}",
+        "coreml",
+        ".mlpackage",
+        f"Core ML package for iOS {version} and later",
+        version,
+        spec,
+        opset,
+        float16=True,
+        **facts,  # type: ignore[arg-type]
     )
 
 

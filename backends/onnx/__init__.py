@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.version_converter
 import onnx_ir as ir
 
-from ...compiler.backend import Emitted, EmitOptions
+from ...compiler.backend import EmitOptions, Emitted
 from ...compiler.errors import Missing, UsageError
 from ...compiler.session import slim_proto
 from ...compiler.targets import OPSET, Target
@@ -43,9 +45,7 @@ class OnnxBackend:
             emitted.contract.append(f"weights over 2 GB lie in {sidecar.name}; keep it beside {path.name}")
         return emitted
 
-    def _converted(
-        self, model: ir.Model, options: EmitOptions
-    ) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    def _converted(self, model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
         proto, tensors = slim_proto(model)
         proto.producer_name, proto.producer_version = "edgec", ""
         proto.ir_version = IR_VERSIONS[OPSET]
@@ -58,8 +58,9 @@ class OnnxBackend:
         try:
             proto = onnx.version_converter.convert_version(proto, options.opset)
         except Exception as e:
+            why = str(e).strip().splitlines()[-1]
             raise UsageError(
-                f"--opset {options.opset}: the model can't be written at this opset: {str(e).strip().splitlines()[-1]}. "
+                f"--opset {options.opset}: the model can't be written at this opset: {why}. "
                 "Choose a newer one, or -O0, which uses fewer new operators."
             ) from e
         proto.ir_version = IR_VERSIONS.get(options.opset, 8)

@@ -64,7 +64,7 @@ def _write_external(
 def _tensor_head(tensor: onnx.TensorProto, size: int) -> bytes:
     """Everything of an initializer field up to its raw bytes."""
     head = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
-    body = head.SerializeToString(deterministic=True) + _key(_RAW_DATA, size)
+    body: bytes = head.SerializeToString(deterministic=True) + _key(_RAW_DATA, size)
     return _key(_INITIALIZER, len(body) + size) + body
 
 

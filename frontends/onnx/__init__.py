@@ -114,9 +114,7 @@ def _external_file(location: str, path: Path, who: str) -> Path:
     ):
         raise ModelError(f"{path}: {who} points outside the model's folder, to '{location}'. Refused.")
     if not real.is_file():
-        raise ModelError(
-            f"{path}: the weights file '{location}' is missing ({who}). Copy it into the model's folder."
-        )
+        raise ModelError(f"{path}: the weights file '{location}' is missing ({who}). Copy it into the model's folder.")
     return real
 
 
@@ -145,7 +143,9 @@ def _name_dimensions(model: ir.Model) -> None:
         if value.shape is not None:
             value.shape = ir.Shape(
                 [
-                    d if (isinstance(d, int) and d >= 0) or (not isinstance(d, int) and d.value) else f"{value.name}_{i}"
+                    d
+                    if (isinstance(d, int) and d >= 0) or (not isinstance(d, int) and d.value)
+                    else f"{value.name}_{i}"
                     for i, d in enumerate(value.shape)
                 ]
             )

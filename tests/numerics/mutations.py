@@ -106,7 +106,9 @@ def apply(mutation: Mutation, package: Path, out: Path) -> None:
     spec = read_spec(package)
     i, j, parameter, _ = mutation.index
     op = _block(spec).operations[i]
-    value = op.attributes["val"] if parameter == "val" and op.type == "const" else op.inputs[parameter].arguments[j].value
+    value = (
+        op.attributes["val"] if parameter == "val" and op.type == "const" else op.inputs[parameter].arguments[j].value
+    )
     found = _literal(value)
     assert found is not None
     elements = found[0]

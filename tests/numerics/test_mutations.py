@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from mutations import Mutation, apply, corrupt_weights, mutations
 from onnx import TensorProto, helper, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parent))
-from mutations import Mutation, apply, corrupt_weights, mutations  # noqa: E402
 
 import edgec
 from edgec.compiler import driver, proof
@@ -107,9 +104,9 @@ class Case:
         self.folder = folder
 
     def prove(self, package: Path) -> Proof:
-        return proof.prove(
-            replace(self.emitted, path=package), self.compiled.model, self.original, self.reference, self.samples, None, None, driver.load
-        )
+        written = replace(self.emitted, path=package)
+        model, original = self.compiled.model, self.original
+        return proof.prove(written, model, original, self.reference, self.samples, None, None, driver.load)
 
     def caught(self, mutation: Mutation, name: str) -> bool:
         """Whether reading, checking or running the broken package shows that it is broken."""

@@ -55,6 +55,11 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+def contents(package: Path) -> dict[Path, bytes]:
+    """Every file of a package."""
+    return {p.relative_to(package): p.read_bytes() for p in package.rglob("*") if p.is_file()}
+
+
 def refuse(done: subprocess.CompletedProcess[str], code: int, message: str, folder: Path, *left: str) -> None:
     """One clear message, the right exit code, nothing half-written."""
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
@@ -96,9 +101,7 @@ def test_two_runs_write_the_same_bytes(model: Path, tmp_path: Path) -> None:
     for out in ("a.mlpackage", "b.mlpackage"):
         done = run("net.onnx", "-o", out, "-q", cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    first, second = ({p.relative_to(tmp_path / o): p for p in (tmp_path / o).rglob("*") if p.is_file()} for o in ("a.mlpackage", "b.mlpackage"))
-    assert first.keys() == second.keys()
-    assert all(first[k].read_bytes() == second[k].read_bytes() for k in first)
+    assert contents(tmp_path / "a.mlpackage") == contents(tmp_path / "b.mlpackage")
 
 
 def test_json_goes_to_stdout_and_is_all_there(model: Path, tmp_path: Path) -> None:
@@ -136,10 +139,11 @@ def test_tables_and_their_json(command: str, tmp_path: Path) -> None:
 def test_pipeline_flags(model: Path, tmp_path: Path) -> None:
     specs = run("net.onnx", "-O2", "--print-pipeline", cwd=tmp_path).stdout.split()
     assert specs[0] == "canonicalize" and "fuse-attention" in specs and specs[-1] == "round-activations"
-    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1", "--print-after-change", "--save-temps", "t", cwd=tmp_path)
+    to_onnx = ("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1")
+    done = run(*to_onnx, "--print-after-change", "--save-temps", "t", cwd=tmp_path)
     assert done.returncode == 0 and "// fuse-gemm" in done.stdout, done.stderr
     assert any(p.suffix == ".onnx" for p in (tmp_path / "t").iterdir())
-    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1", "--bisect-limit", "2", "--json", cwd=tmp_path)
+    done = run(*to_onnx, "--bisect-limit", "2", "--json", cwd=tmp_path)
     statuses = [p["status"] for p in json.loads(done.stdout)["passes"]]
     assert "skipped" not in statuses[:2] and set(statuses[2:]) == {"skipped"}
 
@@ -261,9 +265,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_an_old_package_survives_a_failed_run(model: Path, tmp_path: Path) -> None:
     assert run("net.onnx", cwd=tmp_path).returncode == 0
-    before = {p: p.read_bytes() for p in (tmp_path / "net.mlpackage").rglob("*") if p.is_file()}
+    before = contents(tmp_path / "net.mlpackage")
     assert run("net.onnx", "--max-error", "-1", cwd=tmp_path).returncode == 1
-    assert before == {p: p.read_bytes() for p in (tmp_path / "net.mlpackage").rglob("*") if p.is_file()}
+    assert before == contents(tmp_path / "net.mlpackage")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -272,7 +276,8 @@ def test_an_interrupt_leaves_nothing(sent: signal.Signals, after: float, model: 
     (tmp_path / "slow.py").write_text(
         "import time\nfrom dataclasses import dataclass\nfrom edgec import Pass\n\n\n"
         "@dataclass(frozen=True)\nclass Slow(Pass):\n    name = 'slow'\n\n"
-        "    def run(self, model, ctx):\n        print('sleeping', flush=True)\n        time.sleep(60)\n        return 0\n"
+        "    def run(self, model, ctx):\n        print('sleeping', flush=True)\n        time.sleep(60)\n"
+        "        return 0\n"
     )
     command = [sys.executable, "-m", "edgec.compiler.cli", "net.onnx", "--pass", "./slow.py:Slow"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -209,7 +209,9 @@ def test_loading_a_big_model_reads_no_weight(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [size])],
         [tensor],
     )
-    path = saved(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    path = saved(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx"
+    )
     code = (
         "import resource, sys\nfrom edgec.frontends.onnx import load\nfrom edgec.compiler.session import Session\n"
         "import onnxruntime\nbase = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
