@@ -33,10 +33,11 @@ RECOGNISE = (
 
 FOLD = (
     "fuse-pad",
-    "fold-batch-norm",
     "fold-affine",
-    "fuse-gemm",
+    "fold-batch-norm",
     "merge-parallel-linear",
+    "flatten-linear",
+    "fuse-gemm",
 )
 
 O0 = PREPARE
