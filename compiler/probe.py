@@ -1,0 +1,178 @@
+"""Measuring a model from the inside: figures of intermediate values, reduced to scalars where they are computed.
+
+Nothing but a few numbers per value is kept, so a measurement takes no more memory than a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from .session import Session
+
+HUGE = float(np.finfo(np.float32).max)
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Range:
+    """What is known of the numbers of a value: the largest and the smallest, both with sign."""
+
+    low: float
+    high: float
+
+    @property
+    def peak(self) -> float:
+        """The largest magnitude; NaN where there is a NaN."""
+        return float(np.maximum(abs(self.low), abs(self.high)))
+
+
+@dataclass
+class Probe:
+    """A copy of a model that also outputs scalars about its values. `run` gives outputs and scalars by name.
+
+    Values are named, so that what was asked about one model can be asked about its clones.
+    """
+
+    model: ir.Model
+    scalars: list[str] = field(default_factory=list)
+    _outputs: int = 0
+    _constants: dict[float, ir.Value] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Probe:
+        """A probe of a clone of `model`, whose tensors are shared."""
+        clone = model.clone()
+        return cls(clone, _outputs=len(clone.graph.outputs))
+
+    def values(self) -> dict[str, ir.Value]:
+        """The values of the main graph by name."""
+        found = {v.name or "": v for v in self.model.graph.inputs}
+        found.update({o.name or "": o for n in self.model.graph for o in n.outputs})
+        return found | dict(self.model.graph.initializers)
+
+    def node(self, op: str, *inputs: ir.Value, **attributes: int | float | Sequence[int]) -> ir.Value:
+        """Append a node that computes something of values; returns its first output."""
+        node = ir.node(op, list(inputs), attributes)
+        node.outputs[0].name = f"edgec.probe.{len(self.model.graph)}"
+        self.model.graph.append(node)
+        return node.outputs[0]
+
+    def constant(self, number: float) -> ir.Value:
+        """A float32 scalar."""
+        if number not in self._constants:
+            self._constants[number] = self.tensor(ir.Tensor(np.array(number, np.float32)))
+        return self._constants[number]
+
+    def integers(self, numbers: Sequence[int]) -> ir.Value:
+        """A list of int64."""
+        return self.tensor(ir.Tensor(np.array(numbers, np.int64)))
+
+    def tensor(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """A constant that holds `tensor`, shared."""
+        name = f"edgec.probe.constant.{len(self.model.graph.initializers)}"
+        dims = ir.Shape(tensor.shape)  # type: ignore[arg-type]
+        value = ir.Value(name=name, shape=dims, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.model.graph.register_initializer(value)
+        return value
+
+    def ask(self, name: str, scalar: ir.Value) -> None:
+        """Make `scalar` one of the results, called `name`."""
+        scalar.type, scalar.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
+        self.model.graph.outputs.append(scalar)
+        self.scalars.append(name)
+
+    def run(self, inputs: Arrays) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """The model's own outputs, and the scalars. Raises ModelError."""
+        found = Session(self.model).run(inputs)
+        names = [v.name or "" for v in self.model.graph.outputs]
+        own = {n: found[n] for n in names[: self._outputs]}
+        asked = names[self._outputs :]
+        return own, {s: float(found[n]) for s, n in zip(self.scalars, asked, strict=True)}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A question: the smallest mean square of a value over some axes, about its mean if `centred` (the variance)."""
+
+    value: str
+    axes: tuple[int, ...]
+    centred: bool
+
+
+@dataclass
+class Figures:
+    """What a measurement found, by value name.
+
+    Attributes:
+        outputs: the model's outputs.
+        ranges: smallest and largest number; infinities are left out, for float16 has them too.
+        least: smallest magnitude that is not zero.
+        spreads: the answers to the questions.
+    """
+
+    outputs: dict[str, np.ndarray]
+    ranges: dict[str, Range]
+    least: dict[str, float]
+    spreads: dict[Spread, float]
+
+
+def measure(
+    model: ir.Model,
+    inputs: Arrays,
+    ranges: Iterable[str],
+    least: Iterable[str] = (),
+    spreads: Iterable[Spread] = (),
+) -> Figures:
+    """Run `model` once (again for values that hold infinities) and measure values by name. Raises ModelError."""
+    wanted, small, asked = list(ranges), list(least), list(spreads)
+    probe = Probe.of(model)
+    values = probe.values()
+    for name in wanted:
+        _ask_range(probe, name, values[name])
+    for name in small:
+        size = probe.node("Abs", values[name])
+        zero = probe.node("Equal", size, probe.constant(0.0))
+        probe.ask(f"least {name}", _reduce(probe, "Min", probe.node("Where", zero, probe.constant(HUGE), size)))
+    for i, question in enumerate(asked):
+        probe.ask(f"spread {i}", _least_mean_square(probe, question, values[question.value]))
+    outputs, found = probe.run(inputs)
+    result = _ranges(wanted, found)
+    endless = [n for n, r in result.items() if np.isinf(r.peak)]
+    if endless:
+        probe = Probe.of(model)
+        values = probe.values()
+        for name in endless:
+            endless_at = probe.node("IsInf", values[name])
+            _ask_range(probe, name, probe.node("Where", endless_at, probe.constant(0.0), values[name]))
+        result.update(_ranges(endless, probe.run(inputs)[1]))
+    return Figures(
+        outputs,
+        result,
+        {n: found[f"least {n}"] for n in small},
+        {question: found[f"spread {i}"] for i, question in enumerate(asked)},
+    )
+
+
+def _ask_range(probe: Probe, name: str, value: ir.Value) -> None:
+    probe.ask(f"low {name}", _reduce(probe, "Min", value))
+    probe.ask(f"high {name}", _reduce(probe, "Max", value))
+
+
+def _ranges(names: Iterable[str], found: Mapping[str, float]) -> dict[str, Range]:
+    return {n: Range(found[f"low {n}"], found[f"high {n}"]) for n in names}
+
+
+def _reduce(probe: Probe, how: str, value: ir.Value) -> ir.Value:
+    return probe.node(f"Reduce{how}", value, keepdims=0)
+
+
+def _least_mean_square(probe: Probe, question: Spread, value: ir.Value) -> ir.Value:
+    axes = probe.integers(question.axes)
+    if question.centred:
+        value = probe.node("Sub", value, probe.node("ReduceMean", value, axes))
+    return _reduce(probe, "Min", probe.node("ReduceMean", probe.node("Mul", value, value), axes))
