@@ -1,0 +1,301 @@
+"""The report as one HTML page: no other file, no network, light and dark, readable on a phone.
+
+Everything is rendered here from the JSON document; the page's script only sorts tables and saves the document. Text is
+escaped by construction: `tag` escapes whatever is not already `Html`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from . import figures as fig
+
+Json = dict[str, Any]
+KINDS = 14
+"""Operators in the chart; the rest is one line."""
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *inside: str, **attributes: str | bool | None) -> Html:
+    """An element. Text inside, unless it is Html, and values are escaped. `class_` means class, `data_v` data-v."""
+    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v not in (None, False)}
+    opened = "".join(f" {k}" if v is True else f' {k}="{html.escape(str(v))}"' for k, v in given.items())
+    if name == "input":
+        return Html(f"<input{opened}>")
+    return Html(f"<{name}{opened}>{''.join(i if isinstance(i, Html) else html.escape(i) for i in inside)}</{name}>")
+
+
+def to_html(document: Json) -> str:
+    """The page for a report document (see `report.to_json`)."""
+    folder = Path(__file__).parent
+    script = folder.joinpath("report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Inside a script element only `</` and `<!--` mean something to HTML: no `<` stays as it is.
+    data = json.dumps(document, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    parts = [_head(document), _cards(document), *_warnings(document), _charts(document)]
+    parts += [_passes(document), _proof(document), _interface(document), _environment(document), _footer(document)]
+    template = Template(folder.joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=html.escape(f"{Path(document['source']).name}: edgec report"),
+        script_hash=f"sha256-{digest}",
+        body="\n".join(parts),
+        data=data,
+        script=script,
+    )
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _head(d: Json) -> Html:
+    proof = d["proof"]
+    precision = {"fp16": "float16", "fp32": "float32"}.get(str(d["precision"]), str(d["precision"]))
+    chips = [tag("span", text, class_="chip") for text in (f"-{d['level']}", str(d["target"]), precision) if text]
+    words = ("not checked", "bad") if proof is None else ("proven", "good") if proof["ok"] else ("proof failed", "bad")
+    chips.append(tag("span", words[0], class_=f"chip {words[1]}"))
+    arrow = tag("span", " → ", class_="arrow")
+    title = tag("h1", Path(d["source"]).name, arrow, Path(d["output"]).name or "not saved")
+    return Html(title + tag("div", *chips, class_="chips"))
+
+
+def _cards(d: Json) -> Html:
+    a, b, proof = d["before"], d["after"], d["proof"]
+    cards = [
+        _card("On disk", fig.size(b["file_bytes"]), _became(fig.size, a["file_bytes"], b["file_bytes"])),
+        _card("Nodes", fig.count(b["nodes"]), _became(fig.count, a["nodes"], b["nodes"])),
+        _card("MACs per run", fig.count(b["macs"]), _became(fig.count, a["macs"], b["macs"])),
+    ]
+    if d["accuracy"] is not None:
+        acc = d["accuracy"]
+        words = f"was {acc['before']:.2%}, {acc['samples']:,} samples"
+        cards.append(_card("Accuracy", f"{acc['after']:.2%}", words))
+    if proof is not None and proof["loss"] is not None:
+        loss = proof["loss"]
+        cards.append(
+            _card(
+                "Signal to noise",
+                fig.decibels(_num(loss["snr_db"])),
+                f"relative error {fig.error(_num(loss['max_rel']))}",
+            )
+        )
+    total = sum(_num(s) for s in d["seconds"].values())
+    cards.append(_card("Compiled in", fig.duration(total), f"peak memory {fig.size(d['peak_bytes'])}"))
+    return tag("div", *cards, class_="cards")
+
+
+def _warnings(d: Json) -> Iterable[Html]:
+    undone = [p for p in d["passes"] if p["status"] == "undone"]
+    if undone:
+        items = []
+        for p in undone:
+            where = f" To reproduce: {p['reproducer']}" if p["reproducer"] else ""
+            items.append(tag("li", tag("code", p["spec"]), f": {p['why']}.", tag("span", where, class_="soft")))
+        yield tag("section", tag("h2", "Undone"), tag("ul", *items, class_="plain"), class_="bad")
+    if d["warnings"]:
+        items = [tag("li", w) for w in d["warnings"]]
+        yield tag("section", tag("h2", "Warnings"), tag("ul", *items, class_="plain"), class_="warn")
+
+
+def _charts(d: Json) -> Html:
+    a, b = d["before"], d["after"]
+    sizes = [
+        ("On disk", a["file_bytes"], b["file_bytes"], fig.size),
+        ("Weights", a["weight_bytes"], b["weight_bytes"], fig.size),
+        ("Parameters", a["parameters"], b["parameters"], fig.count),
+        ("Nodes", a["nodes"], b["nodes"], fig.count),
+        ("MACs", a["macs"], b["macs"], fig.count),
+    ]
+    legend = tag("p", tag("i"), tag("span", "before"), tag("i", class_="after"), tag("span", "after"), class_="legend")
+    rows = [_bars(name, x, y, max(x or 0, y or 0), form) for name, x, y, form in sizes]
+    left = tag("section", tag("h2", "Before and after"), legend, tag("div", *rows, class_="bars"), _track(d))
+    kinds = {k: (a["ops"].get(k, 0), b["ops"].get(k, 0)) for k in [*a["ops"], *b["ops"]]}
+    order = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
+    top = max((max(v) for v in kinds.values()), default=0)
+    rows = [_bars(k, *kinds[k], top, fig.count) for k in order[:KINDS]]
+    rest = order[KINDS:]
+    more = [sum(kinds[k][side] for k in rest) for side in (0, 1)]
+    note = f"{len(rest)} more kinds: {more[0]} nodes before, {more[1]} after" if rest else ""
+    right = tag(
+        "section", tag("h2", "Kinds of nodes"), legend, tag("div", *rows, class_="bars"), tag("p", note, class_="soft")
+    )
+    return tag("div", left, right, class_="two")
+
+
+def _passes(d: Json) -> Html:
+    heads = [("pass", ""), ("rewrites", "n"), ("time", "n"), ("check", "n"), ("nodes", "n"), ("outputs moved", "n")]
+    rows = [_pass_row(p) for p in d["passes"]]
+    quiet = sum(p["status"] == "unchanged" and not p["notes"] for p in d["passes"])
+    box = tag("input", type="checkbox", id="all")
+    shown = tag("label", f" show the {quiet} that found nothing to do", for_="all")
+    return tag(
+        "section",
+        tag("h2", "Passes"),
+        *([box, shown] if quiet else []),
+        tag("div", _table(heads, rows), class_="scroll"),
+    )
+
+
+def _proof(d: Json) -> Html:
+    proof = d["proof"]
+    if proof is None:
+        return tag("section", tag("h2", "Proof"), tag("p", "With --verify off nothing was run: nothing is proven."))
+    given = "the given inputs" if d["samples"]["given"] else "synthesised inputs"
+    count = d["samples"]["count"]
+    parts = [tag("h2", "Proof"), tag("p", proof["ran"])]
+    if proof["problems"]:
+        parts.append(tag("ul", *(tag("li", p, class_="badt") for p in proof["problems"]), class_="plain"))
+    tolerance = _num(proof["exact_tolerance"])
+    meaning = {
+        "exact": f"Exact: the file against the model before lowering, rounding left out of both; "
+        f"at most {tolerance:.0e} is allowed",
+        "loss": "Loss: the file as it rounds, against the original model",
+    }
+    for key, limit in (("exact", tolerance), ("loss", None)):
+        if proof[key] is not None:
+            parts += [tag("h3", meaning[key]), tag("div", _figures(proof[key], limit), class_="scroll")]
+    parts.append(tag("p", f"Measured on {given} ({count:,} sample{'' if count == 1 else 's'}).", class_="soft"))
+    return tag("section", *parts)
+
+
+def _interface(d: Json) -> Html:
+    face = d["interface"]
+    rows = [("input", i) for i in face["inputs"]] + [("output", o) for o in face["outputs"]]
+    rows += [("renamed", f"{a} → {b}") for a, b in face["renamed"].items()] + [
+        ("in the file", c) for c in face["contract"]
+    ]
+    return tag("section", tag("h2", "Interface"), _list(rows))
+
+
+def _environment(d: Json) -> Html:
+    times = [(step, fig.duration(_num(s))) for step, s in d["seconds"].items()]
+    pipeline = tag("details", tag("summary", "Pipeline"), tag("p", tag("code", ", ".join(d["pipeline"]))))
+    left = tag("section", tag("h2", "Time"), _list(times))
+    right = tag("section", tag("h2", "Environment"), _list(d["versions"].items()), pipeline)
+    return tag("div", left, right, class_="two")
+
+
+def _footer(d: Json) -> Html:
+    made = tag("span", f"edgec {d['versions'].get('edgec', '')}".strip())
+    return tag("footer", made, tag("button", "Save as report.json", id="save", class_="link", type="button"))
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _num(x: Any) -> float:
+    """A figure of the document; infinities and NaN are strings there."""
+    return math.nan if x is None else float(x)
+
+
+def _card(label: str, big: str, small: str) -> Html:
+    inside = [tag("div", label, class_="label"), tag("div", big, class_="big"), tag("div", small, class_="small")]
+    return tag("div", *inside, class_="card")
+
+
+def _became(form: Callable[[int | None], str], before: int | None, after: int | None) -> str:
+    change = fig.change(before, after)
+    return "as before" if change == "same" else f"{change}, was {form(before)}" if change else ""
+
+
+def _bars(name: str, before: int | None, after: int | None, top: int, form: Callable[[int | None], str]) -> Html:
+    """A row of the bar grid: name, the two bars, the two values."""
+    drawn = [
+        tag("div", class_="bar" + extra + ("" if n else " none"), style=f"width:{100 * (n or 0) / (top or 1):.2f}%")
+        for n, extra in ((before, ""), (after, " after"))
+    ]
+    values = [tag("div", form(before), class_="soft"), tag("div", form(after))]
+    return Html(tag("div", name, class_="name") + tag("div", *drawn) + tag("div", *values, class_="value"))
+
+
+def _track(d: Json) -> Html:
+    """How the number of nodes fell, pass by pass, as a stepped line."""
+    counts = [d["before"]["nodes"], *(p["nodes"] for p in d["passes"])]
+    top = max(counts)
+    if len(counts) < 3 or not top or min(counts) == top:
+        return Html("")
+    width, height = 1000, 90
+    step = width / (len(counts) - 1)
+    points = [(i * step, height - (height - 6) * n / top) for i, n in enumerate(counts)]
+    line = f"M0,{points[0][1]:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in points[1:])
+    label = f"Nodes, pass by pass: from {counts[0]:,} to {counts[-1]:,}"
+    drawing = tag(
+        "svg", tag("path", d=f"{line}V{height}H0Z", class_="area"), tag("path", d=line), class_="track",
+        viewBox=f"0 0 {width} {height}", preserveAspectRatio="none", role="img", aria_label=label,
+    )  # fmt: skip
+    return Html(tag("h3", label) + drawing)
+
+
+def _pass_row(p: Json) -> Html:
+    name: Html = tag("code", p["spec"])
+    if p["notes"]:
+        count = tag("span", f"{len(p['notes'])} note{'' if len(p['notes']) == 1 else 's'}", class_="count")
+        name = tag("details", tag("summary", name, count), tag("ul", *(tag("li", n) for n in p["notes"])))
+    moved, text, style = math.nan, "", "soft"
+    if p["status"] == "undone":
+        moved, text, style = math.inf, "undone", "badt"
+    elif p["loss"] is not None:
+        moved = _num(p["loss"]["max_rel"])
+        text, style = f"{fig.error(moved)} · {fig.decibels(_num(p['loss']['snr_db']))}", "warnt"
+    elif p["exact"] is not None:
+        moved = _num(p["exact"]["max_rel"])
+        text, style = "equal" if moved == 0 else fig.error(moved), "good"
+    elif p["status"] == "skipped":
+        text = "skipped"
+    cells = [
+        tag("td", name),
+        _cell(p["rewrites"], f"{p['rewrites']:,}" if p["rewrites"] else ""),
+        _cell(_num(p["seconds"]), fig.duration(_num(p["seconds"]))),
+        _cell(_num(p["check_seconds"]), fig.duration(_num(p["check_seconds"])) if _num(p["check_seconds"]) else ""),
+        _cell(p["nodes"], fig.count(p["nodes"])),
+        _cell(moved, tag("span", text, class_=style)),
+    ]
+    return tag("tr", *cells, class_=p["status"] + ("" if p["notes"] else " plain"))
+
+
+def _figures(comparison: Json, limit: float | None) -> Html:
+    heads = [("output", ""), *((h, "n" if h else "") for h in ("max abs", "relative", "SNR", "cosine", "top-1", ""))]
+    rows = []
+    for name, d in comparison["outputs"].items():
+        rel, snr, cos = _num(d["max_rel"]), _num(d["snr_db"]), _num(d["cosine"])
+        good = d["mismatch"] is None and (limit is None or rel <= limit)
+        verdict = d["mismatch"] or ("" if limit is None else "✓ within" if good else "✗ too far")
+        rows.append(
+            tag(
+                "tr",
+                tag("td", tag("code", name)),
+                _cell(_num(d["max_abs"]), fig.error(_num(d["max_abs"]))),
+                _cell(rel, fig.error(rel)),
+                _cell(snr, fig.decibels(snr)),
+                _cell(cos, fig.cosine(cos)),
+                _cell(_num(d["top1"]), "" if d["top1"] is None else fig.share(_num(d["top1"]))),
+                tag("td", verdict, class_="verdict good" if good else "verdict badt"),
+            )
+        )
+    return _table(heads, rows)
+
+
+def _cell(value: float, text: str) -> Html:
+    """A right-aligned cell that sorts by `value`; an unknown one sorts first."""
+    key = value if math.isfinite(value) else 1e300 if value > 0 else -1e300
+    return tag("td", text, class_="n", data_v=repr(key))
+
+
+def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Html]) -> Html:
+    """A table whose columns sort on a click."""
+    cells = [tag("th", tag("button", text, type="button") if text else "", class_=kind or None) for text, kind in heads]
+    return tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows))
+
+
+def _list(rows: Iterable[tuple[str, str]]) -> Html:
+    return tag("dl", *(part for key, value in rows for part in (tag("dt", key), tag("dd", value))))
