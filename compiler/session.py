@@ -20,21 +20,31 @@ _PLACE = "weights"
 
 @contextlib.contextmanager
 def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
-    """While inside, big initializers of the main graph point into a file that need not exist. Yields the real ones."""
+    """While inside, big initializers of the main graph point into a file that need not exist. Yields the real ones.
+
+    Small ones that are mapped are read, so that the protobuf holds them.
+    """
+    kept: list[tuple[ir.Value, ir.TensorProtocol]] = []
     real: dict[str, ir.TensorProtocol] = {}
-    values = [v for v in model.graph.initializers.values() if v.const_value is not None]
-    big = [v for v in values if v.const_value.nbytes > SMALL and v.const_value.dtype != ir.DataType.STRING]  # type: ignore[union-attr]
     try:
-        for v in big:
-            t = v.const_value
-            assert t is not None and v.name is not None
-            real[v.name] = t
-            v.const_value = ir.ExternalTensor(_PLACE, 0, t.nbytes, t.dtype, shape=t.shape, name=v.name)  # type: ignore[arg-type]
+        for value in model.graph.initializers.values():
+            t = value.const_value
+            if t is None or t.dtype == ir.DataType.STRING:
+                continue
+            if t.nbytes > SMALL:
+                assert value.name is not None
+                real[value.name] = t
+                place = ir.ExternalTensor(_PLACE, 0, t.nbytes, t.dtype, shape=ir.Shape(t.shape), name=value.name)
+            elif isinstance(t, ir.ExternalTensor):
+                place = ir.Tensor(t.numpy(), dtype=t.dtype, name=value.name)
+            else:
+                continue
+            kept.append((value, t))
+            value.const_value = place
         yield real
     finally:
-        for v in big:
-            if v.name in real:
-                v.const_value = real[v.name]
+        for value, t in kept:
+            value.const_value = t
 
 
 def slim_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
@@ -92,7 +102,7 @@ class Session:
         if missing:
             raise ModelError(f"no value for input{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
         try:
-            values = self._session.run(names, {i: feeds[i] for i in self.inputs})
+            values = self._session.run(names, {i: np.asarray(feeds[i]) for i in self.inputs})
         except Exception as e:
             raise ModelError(f"onnxruntime failed while running the model: {_first_line(e)}") from e
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
