@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
 from .folding import FAR, absorb, drop, rescale
-from .linear import FLOATS, linear_at, linear_of
+from .linear import FLOATS, VIEWS, Linear, linear_at, linear_of, through_view
 
 _OPS = ("Mul", "Div", "Add", "Sub", "Neg")
 _SMALL = 64
@@ -40,7 +40,8 @@ class FoldAffine(Pass):
     After:  `y = Conv(x, W * s, b * s + t)`
 
     The same behind ConvTranspose, Gemm, MatMul (with its Add) and normalizations, and before them where it is exact: no
-    shift before zero padding. `x * 2 * 3` becomes `x * 6`; `(x + a) * b + c` becomes `x * b + (a * b + c)`. Only
+    shift before zero padding, where `x * s + t` becomes `x + t / s`. A Transpose or Reshape may be between an operator
+    and what is behind it. `x * 2 * 3` becomes `x * 6`; `(x + a) * b + c` becomes `x * b + (a * b + c)`. Only
     floating point, and only constants that are one number, or one per channel.
     """
 
@@ -91,12 +92,25 @@ def affine_at(node: ir.Node) -> Affine | None:
 
 
 def _fold_back(affine: Affine, ctx: Context) -> int:
-    """Into the operator whose result is multiplied or added to."""
+    """Into the operator whose result is multiplied or added to, perhaps after a Transpose or a Reshape."""
     node, data, out = affine.node, affine.data, affine.node.outputs[0]
-    linear = linear_of(data)
-    if linear is None or not g.used_once(data) or linear.node.graph is not node.graph or not g.can_replace(out, data):
+    value, scale, shift = data, affine.scale, affine.shift
+    linear = None
+    for _ in range(_LONG):
+        if not g.used_once(value):
+            return 0
+        linear, view = linear_of(value), g.producer(value, *VIEWS)
+        if linear is not None or view is None or view.inputs[0] is None:
+            break
+        scale, shift = through_view(scale, view), through_view(shift, view)
+        if (scale is None) != (affine.scale is None) or (shift is None) != (affine.shift is None):
+            return 0
+        value = view.inputs[0]
+    if linear is None or linear.node.graph is not node.graph or not g.can_replace(out, data):
         return 0
-    if not rescale(linear, affine.scale, affine.shift, ctx):
+    if g.shape(data) != g.shape(out) and value is not data:
+        return 0
+    if not rescale(linear, scale, shift, ctx):
         return 0
     g.replace_value(out, data)
     _remove(node)
@@ -111,9 +125,24 @@ def _fold_forward(affine: Affine, ctx: Context) -> int:
     if not linears or len(linears) != len(out.uses()) or g.rank(data) is None or g.rank(data) != g.rank(out):
         return 0
     if not absorb(linears, affine.scale, affine.shift, ctx):
-        return 0
+        return 0 if affine.shift is None else _swap(affine, linears, ctx)
     g.replace_value(out, data)
     _remove(node)
+    return 1
+
+
+def _swap(last: Affine, linears: list[Linear], ctx: Context) -> int:
+    """`x * s + t` before zero padding: `x + t / s` stays, and only the factor goes into the operators."""
+    before = g.producer(last.data, *_OPS) if g.used_once(last.data) else None
+    first = None if before is None or before.graph is not last.node.graph else affine_at(before)
+    if first is None or first.scale is None or last.shift is None or last.scale is not None:
+        return 0
+    if first.shift is not None or not first.scale.all() or g.shape(first.data) != g.shape(last.node.outputs[0]):
+        return 0
+    shift, dtype = last.shift / first.scale, last.node.outputs[0].dtype
+    if dtype is None or np.abs(shift).max(initial=0) > FAR or not absorb(linears, first.scale, None, ctx):
+        return 0
+    _write([last, first], None, shift, ctx)
     return 1
 
 

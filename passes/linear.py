@@ -203,3 +203,29 @@ def _is_float(value: ir.Value | None) -> bool:
 
 def _is_inference(node: ir.Node) -> bool:
     return not g.attr(node, "training_mode", 0) and all(_is_float(v) for v in node.inputs[1:5])
+
+
+VIEWS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+"""Operators that move elements and compute nothing."""
+
+
+def through_view(array: np.ndarray | None, view: ir.Node) -> np.ndarray | None:
+    """What broadcasts against the input of `view` as `array` does against its output; None if nothing simple does."""
+    if array is None or array.size == 1:
+        return array if array is None else array.reshape(())
+    out, source = g.shape(view.outputs[0]), g.shape(view.inputs[0])
+    if out is None or source is None or array.ndim > len(out):
+        return None
+    array = array.reshape((1,) * (len(out) - array.ndim) + array.shape)
+    if view.op_type == "Transpose":
+        return array.transpose(np.argsort(g.attr(view, "perm", range(len(out))[::-1])))
+    axis = int(np.argmax(array.shape))
+    if array.shape[axis] != array.size or out[axis] != array.size:
+        return None
+    # The axis survives a reshape if everything in front of it is the same, or everything behind it.
+    for found in {axis, axis - len(out) + len(source)}:
+        if 0 <= found < len(source) and source[found] == out[axis]:
+            front, behind = (source[:found], out[:axis]), (source[found + 1 :], out[axis + 1 :])
+            if any(a == b and None not in a for a, b in (front, behind)):
+                return array.reshape([array.size if i == found else 1 for i in range(len(source))])
+    return None

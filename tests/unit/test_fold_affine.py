@@ -260,3 +260,59 @@ def test_inside_a_branch() -> None:
         rewrites=2,
     )
     assert ops(out) == {"Conv": 2, "Mul": 1, "If": 1}
+
+
+@pytest.mark.parametrize(
+    ("view", "operand", "dims", "const"),
+    [
+        ("Transpose", {"perm": [0, 3, 1, 2]}, None, (6, 1, 1)),  # ConvNeXt's layer scale
+        ("Transpose", {"perm": [0, 3, 1, 2]}, None, ()),
+        ("Reshape", {}, [2, 15, 6], (6,)),
+        ("Reshape", {}, [30, 2, 3], (1, 1, 1)),
+        ("Reshape", {}, [-1, 6], (1, 6)),
+        ("Unsqueeze", {}, [1], (6,)),
+    ],
+)
+def test_behind_a_view(view: str, operand: dict[str, object], dims: list[int] | None, const: tuple[int, ...]) -> None:
+    w = Weights()
+    if dims:
+        w["dims"] = np.array(dims)
+    nodes = [("MatMul", f"x {w.add('w', 4, 6)}", "m"), ("Add", f"m {w.add('b', 6)}", "a")]
+    nodes += [(view, "a dims" if dims else "a", "v", operand), ("Mul", f"v {w.add('s', *const)}", "c")]
+    nodes += [("Sub", f"{w.add('t', *const)} c", "y")]
+    out = check_pass(build(nodes, {"x": [2, 3, 5, 4]}, w), FoldAffine(), rewrites=2)
+    assert ops(out) == {"MatMul": 1, "Add": 1, view: 1}
+
+
+@pytest.mark.parametrize(
+    ("view", "operand", "dims", "const"),
+    [
+        ("Transpose", {"perm": [0, 3, 1, 2]}, None, (5,)),
+        ("Reshape", {}, [2, 3, 5, 2, 3], (3,)),
+        ("Reshape", {}, [6, 3, 10], (6, 1, 1)),  # as many rows as channels, by chance
+        ("Reshape", {}, [2, 6, 15], (6, 1)),
+    ],
+)
+def test_behind_a_view_that_mixes_channels(
+    view: str, operand: dict[str, object], dims: list[int] | None, const: tuple[int, ...]
+) -> None:
+    w = Weights()
+    if dims:
+        w["dims"] = np.array(dims)
+    nodes = [("MatMul", f"x {w.add('w', 4, 6)}", "m"), (view, "m dims" if dims else "m", "v", operand)]
+    nodes += [("Mul", f"v {w.add('s', *const)}", "y")]
+    check_pass(build(nodes, {"x": [2, 3, 5, 4]}, w), FoldAffine(), rewrites=0)
+
+
+def test_scale_and_shift_before_padding_leave_the_shift() -> None:
+    """PP-OCR's learnable affine block before a padded depthwise convolution."""
+    w = Weights()
+    nodes = [
+        ("Mul", f"{w.add('s', low=0.5)} x", "m"),
+        ("Add", f"m {w.add('t')}", "a"),
+        ("Conv", f"a {w.add('w', 4, 1, 3, 3)} {w.add('b', 4)}", "y", {"pads": [1, 1, 1, 1], "group": 4}),
+    ]
+    out = check_pass(build(nodes, {"x": [1, 4, 6, 6]}, w), FoldAffine(), rewrites=1)
+    assert ops(out) == {"Add": 1, "Conv": 1}
+    w["s"] = np.float32(0)
+    check_pass(build(nodes, {"x": [1, 4, 6, 6]}, w), FoldAffine(), rewrites=0)
