@@ -229,11 +229,19 @@ def release(node: ir.Node) -> None:
 
 
 def remove(dead: Iterable[ir.Node]) -> None:
-    """Remove nodes whose outputs nobody reads any more, last ones first; those still read are left."""
-    for node in dead:
-        if node.graph is not None and not any(o.uses() or o.is_graph_output() for o in node.outputs):
-            release(node)
-            node.graph.remove(node, safe=True)
+    """Remove nodes whose outputs only other nodes of `dead` read, given in any order; those still read are left."""
+    left = [node for node in dict.fromkeys(dead) if node.graph is not None]
+    while left:
+        kept = []
+        for node in left:
+            if any(o.uses() or o.is_graph_output() for o in node.outputs):
+                kept.append(node)
+            elif node.graph is not None:
+                release(node)
+                node.graph.remove(node, safe=True)
+        if len(kept) == len(left):
+            return
+        left = kept
 
 
 def remove_upwards(node: ir.Node) -> int:

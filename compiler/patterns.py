@@ -15,15 +15,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from . import functions
 from . import graph as g
 from .passbase import Context
+from .targets import OPSET
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "And", "Or", "Equal"})
 TOLERANCE = 1e-6
@@ -295,7 +298,7 @@ def _node(pattern: Any, node: ir.Node, s: _State) -> Iterator[_State]:
         return
     if node.op_type not in pattern.op_types or node.domain:
         return
-    if any(g.attr(node, k) != v for k, v in pattern.attributes.items()):
+    if any(g.attr(node, k, _default(node.op_type, k)) != v for k, v in pattern.attributes.items()):
         return
     s = s.with_nodes([node])
     if pattern.name:
@@ -382,6 +385,15 @@ def _step(
         return
     for number, terms, nodes in _apart(pattern, rest, most, depth):
         yield number + factor if add else number * factor, terms, (node, *nodes)
+
+
+@cache
+def _default(op_type: str, attribute: str) -> Any:
+    """What the standard says of an attribute that isn't given."""
+    found = onnx.defs.get_schema(op_type, OPSET).attributes.get(attribute)
+    if found is None or found.default_value is None or found.default_value.type == onnx.AttributeProto.UNDEFINED:
+        return None
+    return onnx.helper.get_attribute_value(found.default_value)
 
 
 def _keeps_rank(node: ir.Node, constant: ir.Value) -> bool:
