@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ class Builder:
         self.weights: dict[Var, Constant | Affine] = {}
         self.names: dict[Var, str] = {}
         self.warnings: list[str] = []
+        self.memory: dict[Hashable, Any] = {}
+        """What lowerings made for several nodes."""
         self._constants: dict[tuple[Any, ...], Var] = {}
 
     def op(self, name: str, /, **inputs: Any) -> Any:
@@ -56,9 +58,9 @@ class Builder:
     @contextlib.contextmanager
     def inner_block(self) -> Iterator[None]:
         """Constants made inside are made again outside."""
-        outer = dict(self._constants)
+        outer, memory = dict(self._constants), dict(self.memory)
         yield
-        self._constants = outer
+        self._constants, self.memory = outer, memory
 
     def dtype(self, var: Var) -> np.dtype[Any]:
         """The element type of a variable."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ...compiler.backend import EmitOptions
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
 
-HALF, FLOAT, DOUBLE, BF16 = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16
+HALF, FLOAT, DOUBLE = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE
 
 
 class Names:
@@ -79,7 +79,7 @@ class Interface:
         done: list[Var] = []
         for value, slot in outputs:
             name = self._rename("output", value, self.outputs)
-            var = self._convert(self._plain(value, slot), self._type("output", value, name))
+            var = self.builder.cast(self._plain(slot), self._type("output", value, name))
             if len(var.shape) == 0:
                 self.contract.append(f"output '{name}': a scalar is given as shape [1]")
                 var = self.builder.op("expand_dims", x=var, axes=[0])
@@ -89,16 +89,13 @@ class Interface:
             done.append(var)
         return done
 
-    def _plain(self, value: ir.Value, slot: Slot) -> Var:
+    def _plain(self, slot: Slot) -> Var:
         if slot.affine is not None:
             return self.builder.affine(slot.affine, F32)
         if slot.constant is not None:
             kind = slot.constant.dtype.kind
             return self.builder.constant(slot.constant, F32 if kind == "f" else BOOL if kind == "b" else I32)
         return slot.other if slot.other is not None else slot.full if slot.full is not None else slot.half
-
-    def _convert(self, var: Var, dtype: np.dtype[Any]) -> Var:
-        return self.builder.cast(var, dtype)
 
     def _rename(self, what: str, value: ir.Value, into: dict[str, str]) -> str:
         old = value.name or what
@@ -113,14 +110,11 @@ class Interface:
         """The element type at the border, with a sentence where it differs from the model's."""
         kind = value.dtype
         assert kind is not None
-        if kind in (FLOAT, DOUBLE, HALF, BF16):
+        if kind in (FLOAT, DOUBLE, HALF):
             dtype = F16 if self._fp16 or (kind == HALF and self.builder.target.fp16_io) else F32
         else:
             dtype = I32
-        changed = dtype.name != kind.name.lower().replace("float", "float") if kind != FLOAT else dtype == F16
-        if kind == FLOAT and dtype == F16:
-            self.contract.append(f"{what} '{name}': float32 is float16")
-        elif kind != FLOAT and changed and dtype.name != kind.numpy().name:
-            extra = ", 0 or 1" if kind == ir.DataType.BOOL else ""
-            self.contract.append(f"{what} '{name}': {kind.numpy().name} is {dtype.name}{extra}")
+        old = kind.numpy().name
+        if old != dtype.name:
+            self.contract.append(f"{what} '{name}': {old} is {dtype.name}{', 0 or 1' if old == 'bool' else ''}")
         return dtype

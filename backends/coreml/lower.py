@@ -6,21 +6,23 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ...compiler.backend import EmitOptions
 from ...compiler.errors import Missing, UnsupportedOp
-from ...compiler.targets import Target
+from ...compiler.targets import OPSET, Target
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
 from .call import Call, Unlowered
 from .constants import Constant, of_value
 from .interface import Interface
 from .registry import Row, lowerings
 
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 INTEGERS = frozenset({
     ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.INT4,
     ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.UINT4,
@@ -70,7 +72,8 @@ class Lowering:
             self._fail(node, "Core ML has no such operator" if not node.domain else f"unknown domain '{node.domain}'")
             return
         try:
-            self._check_ranks(node)
+            self._check_values(node)
+            _check_attributes(node)
             call = Call(self, node, self._half(node, row))
             result = row.lower(call, *row.args)
             self._bind(node, result)
@@ -254,8 +257,10 @@ class Lowering:
                 self.missing.append(Missing("", f"initializer '{value.name}'", "Core ML has no strings"))
                 self._slots[value] = Slot()
 
-    def _check_ranks(self, node: ir.Node) -> None:
+    def _check_values(self, node: ir.Node) -> None:
         for value in (*node.inputs, *node.outputs):
+            if value is not None and value.dtype == ir.DataType.BFLOAT16:
+                raise Unlowered(f"'{value.name}' is bfloat16, whose rounding Core ML has not")
             if value is not None and value.shape is not None:
                 if len(value.shape) > MAX_RANK:
                     raise Unlowered(f"'{value.name}' has {len(value.shape)} dimensions; Core ML's tensors have at most 5")
@@ -265,6 +270,19 @@ class Lowering:
     @staticmethod
     def _static(value: ir.Value) -> bool:
         return value.shape is not None and all(isinstance(d, int) for d in value.shape)
+
+
+def _check_attributes(node: ir.Node) -> None:
+    """An attribute that the opset doesn't know came with a newer one: ignoring it would change the function."""
+    known = _known_attributes(node.op_type)
+    for name in node.attributes:
+        if name not in known:
+            raise Unlowered(f"opset {OPSET} has no attribute '{name}' for it")
+
+
+@cache
+def _known_attributes(op_type: str) -> frozenset[str]:
+    return frozenset(onnx.defs.get_schema(op_type, OPSET, "").attributes)
 
 
 def _only_rounded(value: ir.Value) -> bool:

@@ -1,23 +1,36 @@
-"""Attention and rotary embedding: Core ML's fused operator where its form fits, else written out."""
+"""Attention: Core ML's fused operator where its form fits, else written out. Semantics: Attention-25."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from .build import BOOL, Var
+from .build import BOOL, I32, Var
 from .call import Call
 from .ops_elementwise import spread
 from .registry import lowers
 
 
-@lowers("Attention", floats=(0, 1, 2, 4, 5))
+@dataclass(frozen=True)
+class Mask:
+    """What may be attended: a bool or float mask that broadcasts to the scores, and which rows see nothing at all.
+
+    Attributes:
+        mask: bool (True: attend), or float to be added; None: everything.
+        alive: 1 for rows that see something, else 0, [.., rows, 1]; None: all rows do.
+    """
+
+    mask: Var | None
+    alive: Var | None
+
+
+@lowers("Attention", floats=(0, 1, 2, 3, 4, 5))
 def _attention(c: Call) -> list[Any]:
     """softmax(softcap(Q Kᵀ · scale) + mask) V, for [batch, heads, length, size] or [batch, length, heads · size]."""
     q, k, v = (_heads(c, i, n) for i, n in ((0, "q_num_heads"), (1, "kv_num_heads"), (2, "kv_num_heads")))
-    present: list[Any] = [None, None]
     past = 0
     if c.has(4):
         past = c.shape(4)[2]
@@ -27,22 +40,24 @@ def _attention(c: Call) -> list[Any]:
     k, v = _repeat(c, k, groups), _repeat(c, v, groups)
     mask = _mask(c, q, k, past)
     size = int(q.shape[3])
-    scale = c.attr("scale") or 1 / np.sqrt(size)
-    fused = c.version >= 18 and not c.attr("softcap", 0.0) and not c.used(3) and _soft_type(c)
-    if fused:
+    scale = float(c.attr("scale") or 1 / np.sqrt(size))
+    if c.version >= 18 and not c.attr("softcap", 0.0) and not c.used(3) and _own_precision(c):
         # Core ML's scale is fixed at 1 / sqrt(size): what differs goes into the query.
         factor = float(scale * np.sqrt(size))
         query = q if abs(factor - 1) < 1e-6 else c.op("mul", x=q, y=factor)
-        y = c.op("scaled_dot_product_attention", query=query, key=k, value=v, attn_mask=mask)
-        return [_merge(c, y), *present, None]
-    y, inner = _written_out(c, q, k, v, mask, float(scale))
+        y = c.op("scaled_dot_product_attention", query=query, key=k, value=v, attn_mask=mask.mask)
+        inner = None
+    else:
+        y, inner = _written_out(c, q, k, v, mask, scale)
+    if mask.alive is not None:
+        y = c.op("mul", x=y, y=mask.alive)
     return [_merge(c, y), *present, inner]
 
 
-def _soft_type(c: Call) -> bool:
+def _own_precision(c: Call) -> bool:
     """Whether the softmax may be computed in the node's own precision."""
     wanted = c.attr("softmax_precision")
-    return wanted is None or wanted == ir.DataType.FLOAT or c.half
+    return wanted is None or wanted in (ir.DataType.FLOAT, ir.DataType.DOUBLE) or c.half
 
 
 def _heads(c: Call, i: int, attribute: str) -> Var:
@@ -68,50 +83,110 @@ def _repeat(c: Call, x: Var, groups: int) -> Var:
     return c.reshape(wide, (b, h * groups, n, e))
 
 
-def _mask(c: Call, q: Var, k: Var, past: int) -> Var | None:
-    """What may be seen, from the mask input, `is_causal` and the number of valid keys: bool, or float to be added."""
-    batch, _, rows, _ = (int(d) for d in q.shape)
+# The mask
+
+
+def _mask(c: Call, q: Var, k: Var, past: int) -> Mask:
+    """The mask input, `is_causal`, the windows and the number of valid keys in one. Made once for all that share it."""
+    b, _, rows, _ = (int(d) for d in q.shape)
     cols = int(k.shape[2])
-    seen: Var | None = None
-    if c.attr("is_causal", 0):
-        allowed = np.tril(np.ones((rows, cols), np.bool_), past)
-        seen = c.tensor(allowed.reshape(1, 1, rows, cols))
-    if c.has(6):
-        lengths = c.reshape(c.x(6), (batch, 1, 1, 1))
-        valid = c.op("less", x=c.tensor(np.arange(cols, dtype=np.int32).reshape(1, 1, 1, cols)), y=lengths)
-        seen = valid if seen is None else _both(c, seen, valid)
-    if not c.has(3):
-        return seen
-    given = c.x(3)
-    shape = (1,) * (4 - c.rank(3)) + c.shape(3)
-    given = c.reshape(given, shape)
-    if shape[3] < cols and shape[3] != 1:
-        given = _extend(c, given, shape, cols)
+    sides = (int(c.attr("left_window_size", -1)), int(c.attr("right_window_size", -1)))
+    causal = bool(c.attr("is_causal", 0))
+    key = ("attention", c.value(3), c.value(6), b, rows, cols, past, sides, causal, c.half)
+    found: Mask | None = c.builder.memory.get(key)
+    if found is None:
+        found = c.builder.memory[key] = _make_mask(c, _Positions(b, rows, cols, past, sides, causal))
+    return found
+
+
+@dataclass(frozen=True)
+class _Positions:
+    batch: int
+    rows: int
+    cols: int
+    past: int
+    sides: tuple[int, int]
+    causal: bool
+
+
+def _make_mask(c: Call, p: _Positions) -> Mask:
+    given = _given(c, p.cols)
+    fixed, seen = _by_position(c, p)
+    dynamic_rows = seen is not None
+    if fixed is not None:
+        block = c.tensor(fixed.reshape(1, 1, p.rows, p.cols))
+        seen = block if seen is None else c.op("logical_and", x=seen, y=block)
+        dynamic_rows = dynamic_rows or not fixed.any(1).all()
+    if given is None:
+        return _guarded(c, seen) if dynamic_rows else Mask(seen, None)
+    if c.is_const(3) and seen is None:
+        array = c.array(3)
+        allowed = array if array.dtype == np.bool_ else ~np.isneginf(array)
+        return Mask(given, None) if allowed.any(-1).all() else _guarded(c, given)
     if seen is None:
-        return given
+        return _guarded(c, given)
     if c.builder.dtype(given) == BOOL:
-        return _both(c, seen, given)
-    full = tuple(np.broadcast_shapes(tuple(int(d) for d in seen.shape), tuple(int(d) for d in given.shape)))
-    given = given if tuple(given.shape) == full else spread(c, given, full)
-    return c.op("select", cond=spread(c, seen, full), a=given, b=float("-inf"))
+        return _guarded(c, c.op("logical_and", x=seen, y=given))
+    full = tuple(np.broadcast_shapes(_sizes(seen), _sizes(given)))
+    return _guarded(c, c.op("select", cond=spread(c, seen, full), a=spread(c, given, full), b=float("-inf")))
 
 
-def _extend(c: Call, mask: Var, shape: tuple[int, ...], cols: int) -> Var:
-    """Keys beyond a short mask can't be seen."""
-    block = (*shape[:3], cols - shape[3])
-    if c.builder.dtype(mask) == BOOL:
-        rest = c.tensor(np.zeros(block, np.bool_))
-    else:
-        rest = c.tensor(np.full(block, -np.inf, np.float32))
+def _sizes(x: Var) -> tuple[int, ...]:
+    return tuple(int(d) for d in x.shape)
+
+
+def _by_position(c: Call, p: _Positions) -> tuple[np.ndarray | None, Var | None]:
+    """What the causal rule and the windows allow: fixed, unless the number of valid keys decides where a query is."""
+    left, right = p.sides
+    bounds = [("less_equal", 0)] if p.causal else []
+    bounds += [("greater_equal", -left)] if left >= 0 else []
+    bounds += [("less_equal", right)] if right >= 0 else []
+    if not c.has(6):
+        at = np.arange(p.cols)[None] - np.arange(p.rows)[:, None] - p.past
+        rules = [at <= n if name == "less_equal" else at >= n for name, n in bounds]
+        return (np.logical_and.reduce(rules) if rules else None), None
+    valid = c.reshape(c.cast(c.x(6), I32), (p.batch, 1, 1, 1))
+    columns = c.tensor(np.arange(p.cols, dtype=np.int32).reshape(1, 1, 1, p.cols))
+    seen = c.op("less", x=columns, y=valid)
+    relative = np.arange(p.cols)[None] - np.arange(p.rows)[:, None] + p.rows
+    at = c.op("sub", x=c.tensor(relative.reshape(1, 1, p.rows, p.cols).astype(np.int32)), y=valid)
+    for name, n in bounds:
+        seen = c.op("logical_and", x=seen, y=c.op(name, x=at, y=np.int32(n)))
+    return None, seen
+
+
+def _given(c: Call, cols: int) -> Var | None:
+    """The mask input in four dimensions; keys beyond a short one can't be seen."""
+    if not c.has(3):
+        return None
+    shape = (1,) * (4 - c.rank(3)) + c.shape(3)
+    mask = c.reshape(c.x(3), shape)
+    if shape[3] in (1, cols):
+        return mask if shape[3] == cols else spread(c, mask, (*shape[:3], cols))
+    block = np.zeros((*shape[:3], cols - shape[3]), np.bool_)
+    rest = c.tensor(block) if c.builder.dtype(mask) == BOOL else c.tensor(np.full(block.shape, -np.inf, np.float32))
     return c.op("concat", values=[mask, rest], axis=3)
 
 
-def _both(c: Call, a: Var, b: Var) -> Var:
-    return c.op("logical_and", x=a, y=b)
+def _guarded(c: Call, mask: Var) -> Mask:
+    """A row that sees nothing gives zeros: it is unmasked for the softmax, which would be 0 / 0, and zeroed after."""
+    if c.builder.dtype(mask) == BOOL:
+        number = c.cast(mask, I32)
+        alive = c.op("reduce_max", x=number, axes=[3], keep_dims=True)
+        dead = c.op("equal", x=alive, y=np.int32(0))
+        return Mask(c.op("logical_or", x=mask, y=dead), c.cast(alive, c.dtype))
+    best = c.op("reduce_max", x=mask, axes=[3], keep_dims=True)
+    dead = c.op("equal", x=best, y=float("-inf"))
+    shape = _sizes(mask)
+    open_mask = c.op("select", cond=spread(c, dead, shape), a=0.0, b=mask)
+    return Mask(open_mask, c.cast(c.op("logical_not", x=dead), c.dtype))
 
 
-def _written_out(c: Call, q: Var, k: Var, v: Var, mask: Var | None, scale: float) -> tuple[Var, Var | None]:
-    """The result and, if asked for, the scores: raw, softcapped, masked or normalised, as `qk_matmul_output_mode` says.
+# Without the fused operator
+
+
+def _written_out(c: Call, q: Var, k: Var, v: Var, mask: Mask, scale: float) -> tuple[Var, Var | None]:
+    """The result and, if asked for, the scores: raw, softcapped, with the mask or normalised (`qk_matmul_output_mode`).
 
     Query and key each get the square root of the scale, as in the standard's body: float16 products stay small.
     """
@@ -122,62 +197,24 @@ def _written_out(c: Call, q: Var, k: Var, v: Var, mask: Var | None, scale: float
     cap = float(c.attr("softcap", 0.0))
     if cap:
         scores = c.op("mul", x=c.op("tanh", x=c.op("mul", x=scores, y=1 / cap)), y=cap)
-    capped = scores
-    if mask is not None:
-        if c.builder.dtype(mask) == BOOL:
-            shape = tuple(int(d) for d in scores.shape)
-            scores = c.op("select", cond=spread(c, mask, shape), a=scores, b=float("-inf"))
+    stages.append(scores)
+    if mask.mask is not None:
+        if c.builder.dtype(mask.mask) == BOOL:
+            cond = spread(c, mask.mask, _sizes(scores))
+            scores = c.op("select", cond=cond, a=scores, b=float("-inf"))
         else:
-            scores = c.op("add", x=scores, y=mask)
+            scores = c.op("add", x=scores, y=mask.mask)
+    stages.append(_dead_rows(c, scores, mask))
     weights = c.op("softmax", x=scores, axis=3)
-    stages += [scores, capped, weights]
+    alive = weights if mask.alive is None else c.op("mul", x=weights, y=mask.alive)
+    stages.append(alive)
     mode = int(c.attr("qk_matmul_output_mode", 0))
     return c.op("matmul", x=weights, y=v), stages[mode] if c.used(3) else None
 
 
-@lowers("RotaryEmbedding", floats=(0, 1, 2))
-def _rotary(c: Call) -> Var:
-    """Pairs of numbers turned by the angle of their position: halves, or neighbours when interleaved."""
-    shape = c.shape()
-    heads = int(c.attr("num_heads", 0)) or shape[1]
-    if len(shape) == 3:
-        batch, length, width = shape
-        x = c.reshape(c.x(), (batch, length, heads, width // heads))
-    else:
-        batch, _, length, _ = shape
-        x = c.transpose(c.x(), (0, 2, 1, 3))
-    size = int(x.shape[3])
-    turned = int(c.attr("rotary_embedding_dim", 0)) or size
-    cos, sin = (_angles(c, i, batch, length, turned // 2) for i in (1, 2))
-    y = _turn(c, x, cos, sin, turned, bool(c.attr("interleaved", 0)))
-    return c.reshape(y, shape) if len(shape) == 3 else c.transpose(y, (0, 2, 1, 3))
-
-
-def _angles(c: Call, i: int, batch: int, length: int, half: int) -> Var:
-    """cos or sin as [batch, length, 1, half]."""
-    x = c.x(i)
-    if c.has(3):
-        x = c.op("gather", x=x, indices=c.x(3), axis=0)
-    x = c.op("slice_by_index", x=x, begin=[0, 0, 0], end=[0, 0, half], end_mask=[True, True, False])
-    return c.reshape(x, (int(x.shape[0]), length, 1, half))
-
-
-def _turn(c: Call, x: Var, cos: Var, sin: Var, turned: int, interleaved: bool) -> Var:
-    b, n, h, size = (int(d) for d in x.shape)
-    rest = None
-    if turned < size:
-        x, rest = c.op("split", x=x, split_sizes=[turned, size - turned], axis=3)
-    if interleaved:
-        pairs = c.reshape(x, (b * n, h, turned // 2, 2))
-        parts = c.op("split", x=pairs, num_splits=2, axis=3)
-        one, two = (c.reshape(p, (b, n, h, turned // 2)) for p in parts)
-    else:
-        one, two = c.op("split", x=x, num_splits=2, axis=3)
-    real = c.op("sub", x=c.op("mul", x=cos, y=one), y=c.op("mul", x=sin, y=two))
-    imaginary = c.op("add", x=c.op("mul", x=sin, y=one), y=c.op("mul", x=cos, y=two))
-    if interleaved:
-        flat = [c.reshape(p, (b * n, h, turned // 2, 1)) for p in (real, imaginary)]
-        y = c.reshape(c.op("concat", values=flat, axis=3), (b, n, h, turned))
-    else:
-        y = c.op("concat", values=[real, imaginary], axis=3)
-    return y if rest is None else c.op("concat", values=[y, rest], axis=3)
+def _dead_rows(c: Call, scores: Var, mask: Mask) -> Var:
+    """The masked scores as they are shown: rows that see nothing are all -inf."""
+    if mask.alive is None or not c.used(3) or c.attr("qk_matmul_output_mode", 0) != 2:
+        return scores
+    alive = spread(c, c.op("greater", x=mask.alive, y=0.0), _sizes(scores))
+    return c.op("select", cond=alive, a=scores, b=float("-inf"))

@@ -285,13 +285,15 @@ _NUMPY: dict[ir.DataType, Any] = {
 
 def _to_float(c: Call, slot: Slot, dtype: np.dtype[Any]) -> Slot:
     source = c.kind()
+    if source == ir.DataType.BFLOAT16:
+        c.missing("bfloat16")
     if slot.constant is not None:
         constant = slot.constant
         keep = dtype == F32 and constant.dtype == F16
         return Slot(constant=constant if keep else constant.cast(dtype))
     if slot.affine is not None:
         return Slot(affine=slot.affine.round() if dtype == F16 else slot.affine)
-    if slot.other is not None or (source not in _FLOATS and source != ir.DataType.BFLOAT16):
+    if slot.other is not None or source not in _FLOATS:
         var = c.cast(slot.other if slot.full is None else slot.full, dtype)
         return Slot(half=var) if dtype == F16 else Slot(full=var)
     if source == ir.DataType.FLOAT16 or (dtype == F16 and slot.half is not None):

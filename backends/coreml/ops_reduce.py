@@ -75,28 +75,6 @@ def _cumsum(c: Call) -> Var:
     return c.op("cumsum", x=c.x(), axis=axis, exclusive=bool(c.attr("exclusive", 0)), reverse=bool(c.attr("reverse", 0)))
 
 
-@lowers("CumProd", floats=(0,))
-def _cumprod(c: Call) -> Var:
-    """No running product in MIL: a loop over the axis, written out."""
-    axis = c.ints(1)[0] % c.rank()
-    n = c.shape()[axis]
-    if n > 64:
-        c.missing(f"a running product over {n} elements")
-    x = c.x()
-    parts = c.op("split", x=x, num_splits=n, axis=axis) if n > 1 else [x]
-    order = list(reversed(parts)) if c.attr("reverse", 0) else list(parts)
-    one = c.op("add", x=c.op("mul", x=order[0], y=c.like(x, 0)), y=c.like(x, 1))
-    total, found = one, []
-    for part in order:
-        if c.attr("exclusive", 0):
-            found.append(total)
-        total = part if total is one else c.op("mul", x=total, y=part)
-        if not c.attr("exclusive", 0):
-            found.append(total)
-    found = list(reversed(found)) if c.attr("reverse", 0) else found
-    return c.op("concat", values=found, axis=axis) if n > 1 else found[0]
-
-
 @lowers("Det")
 def _det(c: Call) -> Var:
     """Determinants of 1×1, 2×2 and 3×3 matrices, by their formula."""

@@ -63,7 +63,7 @@ def _add(name: str, row: Row) -> None:
 
 _FAMILIES = (
     "activation", "attention", "control", "conv", "elementwise", "index", "matmul", "norm", "pool", "quant", "reduce",
-    "resize", "rnn", "shape", "sort", "source",
+    "resize", "rnn", "rotary", "shape", "sort", "source",
 )
 
 
