@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ...compiler import shapes
 from ...compiler.errors import ModelError
 from ...formats.mlpackage import open_package
 from .check import check
@@ -24,7 +25,7 @@ def load(source: Path | str) -> ir.Model:
     """The ONNX model (opset 25) of a `.mlpackage`, its weights mapped where they lie.
 
     Inputs and outputs have the package's feature names. A float16 operator becomes a float32 one followed by a rounding
-    pair. Raises ModelError if the package is damaged or its program is not valid, UnsupportedOp if an operator can't be
+    pair. Shapes are inferred. Raises ModelError if the package is damaged or its program is not valid, UnsupportedOp if an operator can't be
     lifted.
     """
     package = open_package(source)
@@ -32,4 +33,9 @@ def load(source: Path | str) -> ir.Model:
     if problems:
         shown = [f"  - {p}" for p in problems[:_SHOWN]] + ([f"  and {len(problems) - _SHOWN} more"] if problems[_SHOWN:] else [])
         raise ModelError("\n".join([f"{package.path} does not hold a valid program:", *shown]))
-    return lift(package)
+    model = lift(package)
+    try:
+        shapes.infer(model)
+    except ModelError as e:
+        raise ModelError(f"{package.path}: {e}") from e
+    return model
