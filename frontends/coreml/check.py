@@ -159,16 +159,20 @@ class _Walk:
                 yield f"its input '{name}' takes one value and got {len(given)}"
             if facts["const"] and not given[0].constant:
                 yield f"its input '{name}' must be a constant"
-            yield from _type_problems(name, facts, given[0].type, domains)
+            yield from _type_problems(name, facts, given[0], domains)
 
 
 def _type_problems(
-    name: str, facts: Mapping[str, Any], given: TensorType | None, domains: dict[str, tuple[str, str]]
+    name: str, facts: Mapping[str, Any], bound: _Name, domains: dict[str, tuple[str, str]]
 ) -> Iterator[str]:
+    """Types that the operator does not take. A constant scalar may differ from its domain: coremltools writes such defaults."""
+    given = bound.type
     if given is None or facts["types"] is None:
         return
     if given.dtype not in facts["types"]:
         yield f"its input '{name}' is {given.dtype}, allowed are {', '.join(facts['types'])}"
+    if bound.constant and not given.rank:
+        return
     first, dtype = domains.setdefault(facts["domain"] or name, (name, given.dtype))
     if dtype != given.dtype:
         yield f"its inputs '{first}' ({dtype}) and '{name}' ({given.dtype}) must have one type"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -136,14 +137,15 @@ class Literal:
             return self.raw().view(element.numpy).reshape(shape)
         return _unpack(self.raw(), element.bits, self.count, signed=self.type.dtype.startswith("int")).reshape(shape)
 
-    def stored(self) -> ir.TensorProtocol:
-        """The constant as an ONNX tensor in its stored type, mapped if it lies in the weight file."""
+    def stored(self, shape: Sequence[int] | None = None) -> ir.TensorProtocol:
+        """The constant as an ONNX tensor in its stored type, mapped if it lies in the weight file; optionally reshaped."""
+        dims = self.type.shape if shape is None else tuple(shape)
         onnx_type = self.type.element.onnx
         if onnx_type is None:
             raise ModelError(f"constant '{self.name}': ONNX has no type for {self.type.dtype}")
         if self.blob is not None:
-            return self._mapped(onnx_type, self.type.shape)
-        return ir.tensor(self.numpy(), dtype=onnx_type, name=self.name)
+            return self._mapped(onnx_type, dims)
+        return ir.tensor(self.numpy().reshape(dims), dtype=onnx_type, name=self.name)
 
     def packed(self) -> ir.TensorProtocol:
         """The packed bytes of elements under eight bits, as a one-dimensional UINT8 tensor."""

@@ -102,17 +102,20 @@ def constexpr_blockwise_shift_scale(o: Call) -> Result:
     whole = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if g == 1 < n]
     split = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if g == n > 1]
     if integers and same_type:
-        offset = o.literal("offset")
-        zero = o.b.initializer(offset.stored(), offset.name) if offset is not None else None
         if not blocked and len(split) <= 1:
-            target = [-1] if split else []
-            scale = o.b.reshape(o.value("scale"), target)
-            zero = o.b.reshape(zero, target) if zero is not None else None
+            target = [shape[split[0]]] if split else []
+            scale, zero = o.b.reshape(o.value("scale"), target), _zero_point(o, target)
             return _dequantise(o, "data", scale, zero, axis=split[0] if split else 0)
         if len(blocked) == 1 and not whole:
-            axis = blocked[0]
+            axis, zero = blocked[0], _zero_point(o, groups)
             return _dequantise(o, "data", o.value("scale"), zero, axis=axis, block_size=shape[axis] // groups[axis])
     return _scaled_blocks(o, o.value("data"), shape, groups)
+
+
+def _zero_point(o: Call, shape: Sequence[int]) -> ir.Value | None:
+    """The offset as stored, in a shape: onnxruntime can't reshape four-bit tensors."""
+    offset = o.literal("offset")
+    return o.b.initializer(offset.stored(shape), offset.name) if offset is not None else None
 
 
 def _scaled_blocks(o: Call, data: ir.Value, shape: Sequence[int], groups: Sequence[int]) -> ir.Value:

@@ -32,10 +32,11 @@ def cond(o: Call) -> Result:
 
 @rule("while_loop", exact=True)
 def while_loop(o: Call) -> Result:
-    """MIL tests before the first round: the condition is computed outside once, and again at the end of each round."""
+    """MIL tests before the first round: the condition is computed outside once, and again at the end of each round; coremltools
+    lets it have one element instead of being a scalar."""
     condition, body = o.blocks
     start = o.values("loop_vars")
-    first = o.branch(o.b, condition, start)[0]
+    first = o.b.reshape(o.branch(o.b, condition, start)[0], [])
     inner = Builder(o.b)
     counter = ir.Value(name=o.b.names.fresh(f"{o.name}.round"), type=ir.TensorType(INT64), shape=ir.Shape([]))
     going = ir.Value(name=o.b.names.fresh(f"{o.name}.going"), type=ir.TensorType(BOOL), shape=ir.Shape([]))
@@ -44,6 +45,6 @@ def while_loop(o: Call) -> Result:
         for var in o.arguments["loop_vars"] if var.type is not None
     ]
     after = o.branch(inner, body, carried)
-    again = o.branch(inner, condition, after)[0]
+    again = inner.reshape(o.branch(inner, condition, after)[0], [])
     graph = _graph(inner, f"{o.name}.body", [counter, going, *carried], [again, *after])
     return o.b.nodes_of("Loop", [None, first, *start], {"body": graph}, len(o.outputs))

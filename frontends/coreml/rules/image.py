@@ -48,19 +48,22 @@ def _interpolate(o: Call, x: ir.Value, axis: int, size: int, points: Array) -> i
     return b.op("Add", below, b.op("Mul", b.op("Sub", above, below), factor))
 
 
-def _nearest(o: Call, x: ir.Value, axis: int, size: int, points: Array, mode: str) -> ir.Value:
-    """Mode DEFAULT takes the pixel below; for the others MIL names no rule for ties, so there must be none."""
-    if mode == "DEFAULT":
+def _nearest(o: Call, x: ir.Value, axis: int, size: int, points: Array, floor: bool) -> ir.Value:
+    """The pixel below (upsample_ and resize_nearest_neighbor), or the nearest one (resize).
+
+    MIL names no rule for ties, so there must be none; coremltools' tests of `resize` show that it does not round down.
+    """
+    if floor:
         index = np.floor(points + 1e-9)
     else:
         if np.any(np.abs(points - np.floor(points) - 0.5) < 1e-6):
-            raise Unsupported(f"nearest neighbour with sampling mode {mode} has ties here, which MIL does not resolve")
+            raise Unsupported("nearest neighbour has ties at these sizes, and MIL does not say how they are resolved")
         index = np.rint(points)
     index = np.clip(index, 0, size - 1).astype(np.int64)
     return x if np.array_equal(index, np.arange(size)) else o.b.op("Gather", x, o.b.constant(index), axis=axis)
 
 
-def _resize(o: Call, targets: dict[int, int], mode: str, nearest: bool) -> ir.Value:
+def _resize(o: Call, targets: dict[int, int], mode: str, nearest: bool, floor: bool = True) -> ir.Value:
     result = o.value()
     dims = o.type().shape
     for axis, wanted in targets.items():
@@ -69,7 +72,7 @@ def _resize(o: Call, targets: dict[int, int], mode: str, nearest: bool) -> ir.Va
             raise Unsupported("the resized dimensions of 'x' must be fixed")
         points = grid(mode, size, wanted)
         if nearest:
-            result = _nearest(o, result, axis, size, points, mode)
+            result = _nearest(o, result, axis, size, points, floor)
         else:
             result = _interpolate(o, result, axis, size, points)
     return o.b.op("Identity", result) if result is o.value() else result
@@ -123,7 +126,8 @@ def resize(o: Call) -> Result:
     targets = {rank - count + i: size for i, size in enumerate(wanted) if size}
     if o.type().element.carried != FLOAT and kind == "LINEAR":
         raise Unsupported("linear interpolation of integers")
-    return _resize(o, targets, o.text("sampling_mode", "DEFAULT"), nearest=kind == "NEAREST_NEIGHBOR")
+    mode = o.text("sampling_mode", "DEFAULT")
+    return _resize(o, targets, mode, nearest=kind == "NEAREST_NEIGHBOR", floor=False)
 
 
 # Sampling at computed positions ----------------------------------------------------------------------------------------

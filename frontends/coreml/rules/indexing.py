@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..call import Call, Result, Unsupported, rule
-from ..graph import INT64
+from ..graph import INT32, INT64
 
 _LAST = np.iinfo(np.int64).max
 _FIRST = np.iinfo(np.int64).min
@@ -91,12 +91,18 @@ def slice_update(o: Call) -> Result:
     return update if inside is None else b.op("Where", inside, update, x)
 
 
+def _indices(o: Call) -> ir.Value:
+    """Indices in a type that ONNX gathers with; MIL also has 8- and 16-bit ones."""
+    narrow = o.type("indices").dtype in ("int8", "uint8")
+    return o.b.cast(o.value("indices"), INT32) if narrow else o.value("indices")
+
+
 @rule("gather", exact=True)
 def gather(o: Call) -> Result:
     """With batch_dims, the axis is moved behind the batch axes and GatherND does the rest."""
     b, rank, axis, batch = o.b, o.rank(), o.axis("axis", 0), o.int("batch_dims", 0)
     if batch == 0:
-        return b.op("Gather", o.value(), o.value("indices"), axis=axis)
+        return b.op("Gather", o.value(), _indices(o), axis=axis)
     rest = [a for a in range(batch, rank) if a != axis]
     moved = b.transpose(o.value(), [*range(batch), axis, *rest])
     indices = b.op("Unsqueeze", b.cast(o.value("indices"), INT64), b.ints([-1]))
@@ -109,7 +115,7 @@ def gather(o: Call) -> Result:
 
 @rule("gather_along_axis", exact=True)
 def gather_along_axis(o: Call) -> Result:
-    return o.b.op("GatherElements", o.value(), o.value("indices"), axis=o.int("axis", 0))
+    return o.b.op("GatherElements", o.value(), _indices(o), axis=o.int("axis", 0))
 
 
 @rule("gather_nd", exact=True)

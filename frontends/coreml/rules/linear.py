@@ -108,11 +108,14 @@ def _swap_last(o: Call, value: ir.Value, rank: int) -> ir.Value:
 
 @rule("matmul")
 def matmul(o: Call) -> Result:
-    operands = []
+    """From iOS 17 a constant operand may have another type than the result."""
+    operands, carried = [], o.output().element.carried
     for name in ("x", "y"):
         value = o.value(name)
         if o.flag(f"transpose_{name}") and o.rank(name) >= 2:
             value = _swap_last(o, value, o.rank(name))
+        if o.type(name).element.carried != carried:
+            value = o.b.cast(value, carried)
         operands.append(value)
     return o.b.op("MatMul", *operands)
 

@@ -61,13 +61,15 @@ def l2_norm(o: Call) -> Result:
 
 @rule("local_response_norm")
 def local_response_norm(o: Call) -> Result:
+    """x / (k + alpha / size · sum of squares of `size` channels)^beta."""
+    if o.rank() != 4:
+        raise Unsupported(
+            f"rank {o.rank()}: the values in coremltools' own test (rank 3) contradict the definition, so only rank 4 is sure"
+        )
     size = o.int("size")
     if size % 2 == 0:
         raise Unsupported(f"size {size} is even, and MIL does not say on which side the window is longer")
-    attributes = {
-        "size": size, "alpha": o.number("alpha", 1e-4), "beta": o.number("beta", 0.75), "bias": o.number("k", 1.0),
-    }
-    if o.rank() == 4:
-        return o.b.op("LRN", o.value(), **attributes)
-    four = o.b.op("Unsqueeze", o.value(), o.b.ints([-1]))
-    return o.b.op("Squeeze", o.b.op("LRN", four, **attributes), o.b.ints([-1]))
+    return o.b.op(
+        "LRN", o.value(),
+        size=size, alpha=o.number("alpha", 1e-4), beta=o.number("beta", 0.75), bias=o.number("k", 1.0),
+    )
