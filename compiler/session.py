@@ -18,6 +18,11 @@ from .weights import SMALL
 _PLACE = "weights"
 
 
+def _shape_like(t: ir.TensorProtocol) -> bool:
+    """Vectors of integers: shape inference propagates their content, and fails where it can't read it."""
+    return t.dtype in (ir.DataType.INT64, ir.DataType.INT32) and len(t.shape) < 2 and t.nbytes < 1 << 22
+
+
 @contextlib.contextmanager
 def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
     """While inside, big initializers of the main graph point into a file that need not exist. Yields the real ones.
@@ -31,7 +36,7 @@ def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
             t = value.const_value
             if t is None or t.dtype == ir.DataType.STRING:
                 continue
-            if t.nbytes > SMALL:
+            if t.nbytes > SMALL and not _shape_like(t):
                 assert value.name is not None
                 real[value.name] = t
                 place = ir.ExternalTensor(_PLACE, 0, t.nbytes, t.dtype, shape=ir.Shape(t.shape), name=value.name)
