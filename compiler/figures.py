@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
         return f"{int(seconds) // 60} min {int(seconds) % 60} s"
     if seconds >= 1:
         return f"{seconds:.1f} s"
-    return f"{seconds * 1000:.0f} ms" if seconds >= 0.0095 else f"{seconds * 1000:.1f} ms"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.00995 else f"{seconds * 1000:.1f} ms"
 
 
 def change(before: int | None, after: int | None) -> str:

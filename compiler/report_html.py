@@ -264,12 +264,12 @@ def _pass_row(p: Json) -> Html:
 
 
 def _figures(comparison: Json, limit: float | None) -> Html:
-    heads = [("output", ""), *((h, "n" if h else "") for h in ("max abs", "relative", "SNR", "cosine", "top-1", ""))]
+    heads = [("output", ""), *((h, "n") for h in ("max abs", "relative", "SNR", "cosine", "top-1")), ("verdict", "")]
     rows = []
     for name, d in comparison["outputs"].items():
         rel, snr, cos = _num(d["max_rel"]), _num(d["snr_db"]), _num(d["cosine"])
         good = d["mismatch"] is None and (limit is None or rel <= limit)
-        verdict = d["mismatch"] or ("" if limit is None else "✓ within" if good else "✗ too far")
+        verdict = d["mismatch"] or ("measured" if limit is None else "✓ within" if good else "✗ too far")
         rows.append(
             tag(
                 "tr",
@@ -279,7 +279,7 @@ def _figures(comparison: Json, limit: float | None) -> Html:
                 _cell(snr, fig.decibels(snr)),
                 _cell(cos, fig.cosine(cos)),
                 _cell(_num(d["top1"]), "" if d["top1"] is None else fig.share(_num(d["top1"]))),
-                tag("td", verdict, class_="verdict good" if good else "verdict badt"),
+                tag("td", verdict, class_="verdict " + ("badt" if not good else "soft" if limit is None else "good")),
             )
         )
     return _table(heads, rows)
@@ -293,7 +293,7 @@ def _cell(value: float, text: str) -> Html:
 
 def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Html]) -> Html:
     """A table whose columns sort on a click."""
-    cells = [tag("th", tag("button", text, type="button") if text else "", class_=kind or None) for text, kind in heads]
+    cells = [tag("th", tag("button", text, type="button"), class_=kind or None) for text, kind in heads]
     return tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows))
 
 
