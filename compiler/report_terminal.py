@@ -22,6 +22,9 @@ _ASCII = str.maketrans(
 OUTPUTS = 6
 """Outputs whose figures are shown: the worst ones, where a model has more."""
 
+WIDE = 16
+"""Characters from which a column of a table, but for the first, is wrapped where the terminal is too narrow."""
+
 _OK, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
 
 
@@ -38,13 +41,16 @@ def print_summary(report: Report, console: Console, *, verbose: bool = False, ti
 
 
 def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of plain values under a title; numbers to the right."""
+    """Print rows of plain values under a title; numbers to the right. Long text wraps, empty columns are left out."""
     from rich.text import Text
 
-    numeric = {i for i in range(len(columns)) if rows and all(isinstance(r[i], int | float) for r in rows)}
-    table = _table(*((c, "right" if i in numeric else "left", i == 0) for i, c in enumerate(columns)))
-    for row in rows:
-        table.add_row(*(Text(f"{cell:,}" if i in numeric else str(cell)) for i, cell in enumerate(row)))
+    kept = [i for i in range(len(columns)) if any(r[i] not in ("", None) for r in rows)]
+    numeric = {i for i in kept if all(isinstance(r[i], int | float) for r in rows)}
+    cells = [{i: f"{r[i]:,}" if i in numeric else str(r[i]) for i in kept} for r in rows]
+    wide = {i for i in kept[1:] if max(len(c[i]) for c in cells) > WIDE}
+    table = _table(*((columns[i], "right" if i in numeric else "left", i in wide) for i in kept))
+    for found in cells:
+        table.add_row(*(Text(found[i]) for i in kept))
     _emit(console, ["", Text(f"{title} ({len(rows)})", _HEAD), table, ""])
 
 

@@ -128,6 +128,16 @@ def test_tables_align_numbers_and_keep_brackets() -> None:
     assert out.getvalue().splitlines()[1:] == ["Things (2)", "name   count", "a[b]       5", "c     12,000", ""]
 
 
+def test_in_a_narrow_table_long_text_wraps_and_names_stay_whole() -> None:
+    out = io.StringIO()
+    rows = [("a-long-pass-name", "exact", "", "what it does " * 12)]
+    print_table(Console(file=out, width=60), "Passes", ("name", "kind", "options", "summary"), rows)
+    lines = out.getvalue().splitlines()
+    assert lines[3].startswith("a-long-pass-name  exact  what it does")
+    assert "options" not in out.getvalue() and max(map(len, lines)) <= 60
+    assert out.getvalue().replace("\n", " ").count("what it") >= 8
+
+
 def test_rich_is_imported_only_when_something_is_printed() -> None:
     code = "import sys, edgec.compiler.report_terminal; print('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
