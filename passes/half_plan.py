@@ -18,6 +18,9 @@ HEADROOM = 2.0
 """Other inputs give other numbers: what is measured must fit float16 this many times."""
 
 SQUARE_LIMIT = float(np.sqrt(HALF_MAX))
+LONG = 60
+"""Characters of a node's name that a message shows: converters make names of hundreds."""
+
 KEPT = "edgec.precision"
 """Metadata of a node that this pass left in float32, so that a second run leaves it as well."""
 
@@ -31,7 +34,8 @@ def key(node: ir.Node) -> Key:
 
 def label(node: ir.Node) -> str:
     """What a node is called in a message."""
-    return f"{node.op_type} '{node.name or key(node)}'"
+    name = node.name or key(node)
+    return f"{node.op_type} '{name if len(name) <= LONG else name[: LONG - 1] + '…'}'"
 
 
 @dataclass

@@ -14,16 +14,13 @@ import onnx_ir as ir
 from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before
 from ..compiler.numerics import compare
 from ..compiler.passbase import Context, Pass
-from ..compiler.probe import Probe
 from ..compiler.rounding import HALF_MAX, insert_pair, is_rounded
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
 from ..compiler.weights import Scratch
 from . import half
-from .half_plan import KEPT, Key, Plan, key, label, makers
-
-TRIALS = 7
-"""How often the model is run at most to find the operators that lose too much: 1, 2, 4 … 64 of them in float32."""
+from .half_plan import KEPT, Key, Plan, key, label
+from .half_search import search
 
 INLINE = 16
 """Constants of so few elements that float16 holds exactly stay as they are: they cost nothing and read better."""
@@ -45,8 +42,8 @@ class RoundActivations(Pass):
 
     Operators that only move numbers need no pair. These stay in float32, and are named: operators that read or compute
     numbers that float16 has not, or only at less than its full precision; that divide by what it rounds to zero; that
-    compute indices and sizes; that the target computes in float32; and, when the outputs lose too much, as many as it
-    takes of those that lose most. A mask's minus infinity (-3.4e38) becomes -16384, an epsilon that float16 lacks 6e-8.
+    compute indices and sizes; that the target computes in float32; and, when the outputs lose too much, the few that
+    cost them most. A mask's minus infinity (-3.4e38) becomes -16384, an epsilon that float16 lacks 6e-8.
 
     Options:
         keep: names of nodes or operators that stay in float32, with * and ?, joined by +.
@@ -60,14 +57,13 @@ class RoundActivations(Pass):
     min_snr: float = 40.0
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        """See the class. Runs the model twice, up to nine more times where too much is lost. Raises ModelError."""
+        """See the class. Runs the model twice; where the outputs lose too much, some 40 times. Raises ModelError."""
         inputs = dict(ctx.inputs or synthesise(model, ctx.seed))
         count = _saturate_masks(model, ctx.scratch)
         plan = Plan.of(model, self.keep, ctx.target.fp16_rnn)
         plan.measure(inputs)
         halves: Halves = {}
-        if self.min_snr > -math.inf:
-            _keep_what_loses_most(plan, inputs, self.min_snr, halves, ctx)
+        _spare(plan, inputs, self.min_snr, halves, ctx)
         count += apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)
         if count:
             for name in plan.reasons:
@@ -167,101 +163,34 @@ def _saturate_masks(model: ir.Model, scratch: Scratch) -> int:
     return count
 
 
-# When the outputs lose too much
+def _spare(plan: Plan, inputs: Mapping[str, np.ndarray], floor: float, halves: Halves, ctx: Context) -> None:
+    """Leave the operators in float32 that cost the outputs most, where they keep less than `floor` dB otherwise."""
+    reference = {n: a for n, a in plan.figures.outputs.items() if a.dtype.kind == "f" and np.any(a)}
 
+    def noise(also_stay: Sequence[Key]) -> float:
+        """Noise power over signal power of the worst float output, all but these rounded."""
+        trial = plan.model.clone()
+        apply(trial, [key(n) for n in plan.half_nodes(also_stay)], halves, ctx.scratch)
+        found = compare(reference, Session(trial).run(inputs))
+        return max((10 ** (-d.snr_db / 10) for d in found.values()), default=0.0)
 
-def _keep_what_loses_most(
-    plan: Plan, inputs: Mapping[str, np.ndarray], floor: float, halves: Halves, ctx: Context
-) -> None:
-    """Leave operators in float32, those that lose most first, until the outputs keep `floor` dB."""
-    first = best = _snr(plan, (), inputs, halves, ctx.scratch)
-    if best >= floor:
+    budget = 10 ** (-floor / 10)
+    whole = noise(())
+    if whole <= budget:
         return
-    order = _losses(plan, inputs, halves, ctx.scratch)
-    kept: list[Key] = []
-    for trial in range(TRIALS):
-        count = 1 << trial
-        tried = _with_makers(plan, [k for k, _ in order[:count]])
-        snr = _snr(plan, tried, inputs, halves, ctx.scratch)
-        if snr > best + 1:
-            best, kept = snr, tried
-        if snr >= floor or count >= len(order):
-            break
-    losses = dict(order)
-    for name in kept:
-        node = plan.candidates[name]
-        if name in losses:
-            plan.stay(node, f"float16 leaves {losses[name]:.0f} dB of its own result, the outputs had {first:.0f} dB")
-        else:
-            plan.stay(node, "its result must not be rounded for an operator that loses too much")
-    if best < floor:
+    result = search([key(n) for n in plan.half_nodes() if not half.is_exact(n)], budget, noise)
+    for stretch in result.kept:
+        for name in stretch.names:
+            plan.stay(plan.candidates[name], f"rounding here alone would leave the outputs {_decibels(stretch.noise)}")
+    if not result.found:
         ctx.note(
-            f"in float16 the outputs keep {best:.1f} dB, less than the {floor:.0f} dB wanted, "
-            f"with {len(kept)} operators left in float32; --precision fp32 keeps everything"
+            f"in float16 the outputs keep {_decibels(whole)}, less than the {floor:.0f} dB wanted, and no few "
+            "operators are to blame. Measure with real data (--inputs), or keep everything: --precision fp32"
         )
 
 
-def _with_makers(plan: Plan, names: Sequence[Key]) -> list[Key]:
-    """The named nodes and those whose results they read: rounding an input costs as much as rounding an output."""
-    found = dict.fromkeys(names)
-    for name in names:
-        for _, value in half.data_inputs(plan.candidates[name]):
-            found.update(dict.fromkeys(k for n in makers(value) if (k := key(n)) in plan.candidates))
-    return list(found)
-
-
-def _snr(
-    plan: Plan, also_stay: Sequence[Key], inputs: Mapping[str, np.ndarray], halves: Halves, scratch: Scratch
-) -> float:
-    """The signal-to-noise ratio of the worst float output when the plan is carried out, in dB."""
-    trial = plan.model.clone()
-    apply(trial, [key(n) for n in plan.half_nodes(also_stay)], halves, scratch)
-    reference = {n: a for n, a in plan.figures.outputs.items() if a.dtype.kind == "f" and np.any(a)}
-    found = compare(reference, Session(trial).run(inputs))
-    return min((d.snr_db for d in found.values()), default=math.inf)
-
-
-def _losses(
-    plan: Plan, inputs: Mapping[str, np.ndarray], halves: Halves, scratch: Scratch
-) -> list[tuple[Key, float]]:
-    """What each float16 operator loses by itself, in dB, given right inputs; worst first. A run of twice the work."""
-    probe = Probe.of(plan.model)
-    values = probe.values()
-    rounded: dict[str, ir.Value] = {}
-
-    def round_(value: ir.Value) -> ir.Value:
-        down = probe.node("Cast", value, to=int(ir.DataType.FLOAT16))
-        return probe.node("Cast", down, to=int(half.FLOAT))
-
-    names = [key(n) for n in plan.half_nodes() if not half.is_exact(n)]
-    for name in names:
-        node = values[name].producer()
-        assert node is not None
-        positions = dict(half.data_inputs(node))
-        for value in positions.values():
-            v = value.name or ""
-            if v not in rounded:
-                stored = const_tensor(value) is not None
-                source = probe.tensor(half_tensor(value, halves, scratch)) if stored else value
-                rounded[v] = probe.node("Cast", source, to=int(half.FLOAT)) if stored else round_(source)
-        feeds = [rounded[v.name or ""] if i in positions and v else v for i, v in enumerate(node.inputs)]
-        again = ir.Node(
-            node.domain, node.op_type, feeds, list(node.attributes.values()), num_outputs=len(node.outputs)
-        )  # fmt: skip
-        for i, out in enumerate(again.outputs):
-            out.name = f"edgec.again.{len(probe.model.graph)}.{i}"
-        probe.model.graph.append(again)
-        error = probe.node("Sub", round_(again.outputs[0]), values[name])
-        probe.ask(f"noise {name}", probe.node("ReduceSumSquare", error, keepdims=0))
-        probe.ask(f"signal {name}", probe.node("ReduceSumSquare", values[name], keepdims=0))
-    _, found = probe.run(inputs)
-    return sorted(((n, _decibels(found[f"signal {n}"], found[f"noise {n}"])) for n in names), key=lambda x: x[1])
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0 or signal == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if math.isfinite(noise) else -math.inf
+def _decibels(noise: float) -> str:
+    return f"{-10 * math.log10(noise):.1f} dB" if 0 < noise < math.inf else "nothing but NaN or infinities"
 
 
 def _explain(plan: Plan, model: ir.Model, ctx: Context) -> None:
