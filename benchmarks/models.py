@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
 CHAIN_WIDTH = 16
-HEAVY_WIDTH = 4096
+HEAVY_WIDTH = 2048
 HEAVY_LAYER_GB = HEAVY_WIDTH**2 * 4 / 1e9
 
 
@@ -40,7 +40,7 @@ def chain(count: int) -> onnx.ModelProto:
 
 
 def heavy(gigabytes: float) -> onnx.ModelProto:
-    """Layers of a 4096x4096 matrix product and tanh, until the weights have that size (at least one)."""
+    """Layers of a 2048x2048 matrix product and tanh, until the weights have that size (at least one)."""
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
