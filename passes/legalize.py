@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
 import onnx_ir as ir
@@ -62,7 +62,7 @@ def _expand(model: ir.Model, node: ir.Node, ctx: Context) -> bool:
     proto.domain, proto.name = _DOMAIN, f"{node.op_type}_{len(model.functions)}_{id(node)}"
     for used in proto.opset_import:
         used.version = OPSET if used.domain == "" else used.version
-    function = ir.from_proto(proto)
+    function: Any = ir.from_proto(proto)
     model.functions[function.identifier()] = function
     model.opset_imports[_DOMAIN] = 1
     node.domain, node.op_type = _DOMAIN, proto.name
@@ -73,21 +73,25 @@ def _write_defaults(node: ir.Node, schema: onnx.defs.OpSchema) -> None:
     """A body reads attributes by name: the defaults must be there."""
     for name, attribute in schema.attributes.items():
         if name not in node.attributes and attribute.default_value.type:
-            node.attributes[name] = ir.from_proto(attribute.default_value)
+            node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
 
 
-def _body(node: ir.Node, schema: onnx.defs.OpSchema) -> onnx.FunctionProto | None:
+def _body(node: ir.Node, schema: Any) -> onnx.FunctionProto | None:
+    body = b""
     if schema.has_function:
         version = max(v for v in schema.function_opset_versions if v <= OPSET)
-        return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
-    if schema.has_context_dependent_function and all(v is None or v.type is not None for v in node.inputs):
+        body = schema.get_function_with_opset_version(version)
+    elif schema.has_context_dependent_function and all(v is None or v.type is not None for v in node.inputs):
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= OPSET]
         types = [onnx.TypeProto() if v is None else _type(v) for v in node.inputs]
         body = schema.get_context_dependent_function_with_opset_version(
             max(versions), ir.to_proto(node).SerializeToString(), [t.SerializeToString() for t in types]
         )
-        return onnx.FunctionProto.FromString(body)
-    return None
+    if not body:
+        return None
+    proto = onnx.FunctionProto()
+    proto.ParseFromString(body)
+    return proto
 
 
 def _type(value: ir.Value) -> onnx.TypeProto:
@@ -96,7 +100,7 @@ def _type(value: ir.Value) -> onnx.TypeProto:
 
 
 def _same_meaning(body: onnx.FunctionProto) -> bool:
-    """Whether every operator of the body takes the same inputs and attributes at the opset it was written for and ours."""
+    """Whether every operator of the body takes the same inputs and attributes at the body's opset and at ours."""
     versions = {o.domain: o.version for o in body.opset_import}
     for node in body.node:
         if node.domain:

@@ -29,7 +29,7 @@ class CoreML:
         return lowering.missing
 
     def emit(self, model: ir.Model, target: Target, path: Path, options: EmitOptions) -> Emitted:
-        """Write the package to `path`. Raises UnsupportedOp with all that is missing, OSError when it can't be written."""
+        """Write the package. Raises UnsupportedOp with all that is missing, OSError when it can't be written."""
         from .lower import build
         from .package import write
 

@@ -68,7 +68,7 @@ class Call:
 
     def axis(self, default: int | None = None, name: str = "axis", i: int = 0) -> int:
         """The attribute `axis`, counted from the front, of input `i`."""
-        axis = self.attr(name, default)
+        axis = int(self.attr(name, default))
         return axis + self.rank(i) if axis < 0 else axis
 
     def kind(self, i: int = 0) -> ir.DataType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +16,9 @@ from ...compiler.errors import Missing, UnsupportedOp
 INLINE = 64
 """Elements up to which the builder gets the real numbers: shapes, axes and scalars take part in its inference."""
 
+FORGET = 1 << 20
+"""Bytes from which a mapped tensor's pages are given back after writing."""
+
 INT32 = np.iinfo(np.int32)
 
 
@@ -24,13 +29,14 @@ class Constant:
     Attributes:
         read: gives the array.
         key: equal keys mean equal arrays: each is stored once.
+        tensor: the model's tensor behind it, whose mapped pages can be given back.
     """
 
     read: Callable[[], np.ndarray]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     key: tuple[Any, ...] = field(compare=False)
-    packed: Affine | None = None
+    tensor: Any = None
 
     @property
     def size(self) -> int:
@@ -46,11 +52,18 @@ class Constant:
         dtype = np.dtype(dtype)
         if dtype == self.dtype:
             return self
-        return Constant(lambda: _cast(self.read(), dtype), self.shape, dtype, (*self.key, dtype.name))
+        key = (*self.key, dtype.name)
+        return Constant(lambda: _cast(self.read(), dtype), self.shape, dtype, key, self.tensor)
 
     def map(self, name: str, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Constant:
         """Another arrangement of the same data. `name` must say which, because it is part of the key."""
-        return Constant(lambda: function(self.read()), shape, self.dtype, (*self.key, name))
+        return Constant(lambda: function(self.read()), shape, self.dtype, (*self.key, name), self.tensor)
+
+    def forget(self) -> None:
+        """Give back the memory that reading a mapped tensor took up."""
+        if isinstance(self.tensor, ir.ExternalTensor) and self.tensor.nbytes >= FORGET and self.tensor.raw is not None:
+            with contextlib.suppress(AttributeError, OSError):
+                self.tensor.raw.madvise(mmap.MADV_DONTNEED)
 
     def is_float16(self) -> bool:
         """Whether float16 holds every element exactly. Reads a prefix first: most weights fail there."""
@@ -64,7 +77,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Affine:
-    """An integer weight and what dequantises it: `(data - zero) * scale`, per tensor, per slice of `axis`, or per block.
+    """An integer weight and its dequantisation, `(data - zero) * scale`, per tensor, per slice of `axis`, or per block.
 
     Attributes:
         data: int8, uint8 or int4, uint4 (held in int8, uint8) of the weight's shape.
@@ -136,13 +149,13 @@ def spread(array: np.ndarray | None, weight: Affine) -> np.ndarray | None:
 
 
 def of_value(value: ir.Value, node: str) -> Constant:
-    """The constant of an initializer; 64-bit numbers become 32-bit when they are read. Raises UnsupportedOp for strings."""
+    """The constant of an initializer. Raises UnsupportedOp for strings."""
     tensor = value.const_value
     assert tensor is not None
     if tensor.dtype == ir.DataType.STRING:
         raise UnsupportedOp("", [Missing(node, "initializer", f"'{value.name}' holds strings, which Core ML has not")])
-    shape = tuple(int(d) for d in tensor.shape.numpy())  # type: ignore[union-attr]
-    return Constant(lambda: _plain(tensor.numpy()), shape, _plain_type(tensor.dtype), (id(tensor),))
+    shape = tuple(int(d) for d in tensor.shape.numpy())
+    return Constant(lambda: _plain(tensor.numpy()), shape, _plain_type(tensor.dtype), (id(tensor),), tensor)
 
 
 def of_array(array: np.ndarray, *key: Any) -> Constant:

@@ -6,29 +6,24 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from ...compiler.backend import EmitOptions
 from ...compiler.errors import Missing, UnsupportedOp
-from ...compiler.targets import OPSET, Target
+from ...compiler.targets import Target
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
 from .call import Call, Unlowered
+from .checks import FLOATS, check_attributes, check_input, check_values, is_static
 from .constants import Constant, of_value
 from .interface import Interface
 from .registry import Row, lowerings
 
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
-INTEGERS = frozenset({
-    ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.INT4,
-    ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.UINT4,
-})  # fmt: skip
-MAX_RANK = 5
-"""Core ML's tensors have at most five dimensions."""
+
+class Follows(Exception):
+    """The node reads what could not be made: reported where it began."""
 
 
 class Lowering:
@@ -42,13 +37,16 @@ class Lowering:
         self.missing: list[Missing] = []
         self.function: Any = None
         self._slots: dict[ir.Value, Slot] = {}
+        self._lost: set[ir.Value] = set()
         self._table = lowerings()
 
     def run(self) -> None:
         """Build the whole program. Raises nothing for what is missing; see `missing`."""
         graph = self.model.graph
         inputs = [v for v in graph.inputs if v.name not in graph.initializers]
-        fixed = [v for v in inputs if self._check_input(v)]
+        faults = {v: found for v in inputs if (found := check_input(v))}
+        self.missing += faults.values()
+        fixed = [v for v in inputs if v not in faults]
         self._check_initializers()
         placeholders = self.interface.placeholders(fixed)
         with self.builder.mil.Function(placeholders, self.builder.mil.opset(self.builder.version)) as function:
@@ -56,27 +54,28 @@ class Lowering:
             for value in fixed:
                 self._slots[value] = self.interface.read(value, function.inputs)
             for value in inputs:
-                if value not in self._slots and self._static(value):
+                if value not in self._slots and is_static(value):
                     self._slots[value] = self._stand_in(value)
-            if len(fixed) == len(inputs):
-                for node in graph:
-                    self.lower(node)
-            self._unknown(graph)
+            self._lost.update(v for v in inputs if v not in self._slots)
+            for node in graph:
+                self.lower(node)
             if not self.missing:
                 function.set_outputs(self.interface.write([(v, self.slot(v)) for v in graph.outputs]))
 
     def lower(self, node: ir.Node) -> None:
         """Lower one node and bind its outputs."""
-        row = self._table.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        row = self._table.get(node.op_type) if node.domain in ("", "ai.onnx", "edgec") else None
         if row is None:
             self._fail(node, "Core ML has no such operator" if not node.domain else f"unknown domain '{node.domain}'")
             return
         try:
-            self._check_values(node)
-            _check_attributes(node)
+            check_values(node)
+            check_attributes(node)
             call = Call(self, node, self._half(node, row))
             result = row.lower(call, *row.args)
             self._bind(node, result)
+        except Follows:
+            self._lost.update(node.outputs)
         except Unlowered as e:
             self._fail(node, e.why)
         except OverflowError as e:
@@ -102,7 +101,7 @@ class Lowering:
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """The fixed shape of a value."""
-        if not self._static(value):
+        if not is_static(value):
             raise Unlowered(f"the shape of '{value.name}' is not fixed")
         return tuple(int(d) for d in value.shape)  # type: ignore[union-attr,arg-type]
 
@@ -110,6 +109,8 @@ class Lowering:
         """What holds `value`."""
         slot = self._slots.get(value)
         if slot is None:
+            if value in self._lost:
+                raise Follows
             if value.const_value is None:
                 raise Unlowered(f"its input '{value.name}' has no value")
             slot = self._slots[value] = Slot(constant=of_value(value, value.name or ""))
@@ -153,7 +154,7 @@ class Lowering:
         if affine.rounded and affine.scale.is_float16():
             return self.builder.cast(self.builder.affine(affine, F16, name), dtype)
         var = self.builder.affine(affine, F32, name)
-        return self.builder.cast(self.builder.cast(var, F16), dtype) if affine.rounded else self.builder.cast(var, dtype)
+        return self.builder.cast(self.builder.cast(var, F16) if affine.rounded else var, dtype)
 
     # Precision
 
@@ -192,7 +193,7 @@ class Lowering:
             self._slots[value] = item if isinstance(item, Slot) else self._fill(value, item)
 
     def _fill(self, value: ir.Value, var: Var) -> Slot:
-        expected = self.shape(value) if self._static(value) else None
+        expected = self.shape(value) if is_static(value) else None
         if expected is not None and tuple(var.shape) != expected:
             raise Unlowered(f"its output '{value.name}' has shape {tuple(var.shape)} instead of {expected}")
         if var not in self.builder.names and var.op is not None and var.op.op_type != "const":
@@ -211,8 +212,10 @@ class Lowering:
     def _fail(self, node: ir.Node, why: str) -> None:
         self.missing.append(Missing(node.name or (node.outputs[0].name or ""), node.op_type, why))
         for out in node.outputs:
-            if self._static(out) and out.dtype is not None:
+            if is_static(out) and out.dtype is not None:
                 self._slots[out] = self._stand_in(out)
+            else:
+                self._lost.add(out)
 
     def _stand_in(self, value: ir.Value) -> Slot:
         """A variable of the right type for a value that could not be made, so that what follows is checked too."""
@@ -221,68 +224,11 @@ class Lowering:
         var = self.builder.mil.Placeholder(self.shape(value), kind, allow_rank0_input=True).outputs[0]
         return Slot(full=var) if kind == types.fp32 else Slot(other=var)
 
-    def _unknown(self, graph: ir.Graph) -> None:
-        """When an input stops the lowering early, still say which operators nobody knows."""
-        if self._slots.keys() >= set(graph.outputs):
-            return
-        seen = {m.node for m in self.missing}
-        for node in graph:
-            if node.op_type not in self._table and (node.name or node.outputs[0].name) not in seen:
-                self.missing.append(Missing(node.name or "", node.op_type, "Core ML has no such operator"))
-
-    def _check_input(self, value: ir.Value) -> bool:
-        what = f"input '{value.name}'"
-        if value.dtype not in FLOATS | INTEGERS | {ir.DataType.BOOL}:
-            self.missing.append(Missing("", what, f"Core ML has no inputs of type {_type_name(value)}"))
-            return False
-        for i, dim in enumerate(value.shape or ()):
-            if not isinstance(dim, int):
-                sizes = ",".join(str(d) if isinstance(d, int) else "1" for d in value.shape or ())
-                name = f"'{dim.value}'" if dim.value else f"{i}"
-                self.missing.append(
-                    Missing("", what, f"dimension {name} is not fixed; pass --shape {value.name}:{sizes}"))
-                return False
-        if value.shape is None:
-            self.missing.append(Missing("", what, f"its shape is unknown; pass --shape {value.name}:SIZES"))
-            return False
-        if len(value.shape) > MAX_RANK or 0 in value.shape:
-            why = f"shape {value.shape}: Core ML's tensors have 1 to {MAX_RANK} dimensions, none of them 0"
-            self.missing.append(Missing("", what, why))
-            return False
-        return True
-
     def _check_initializers(self) -> None:
         for value in self.model.graph.initializers.values():
             if value.const_value is not None and value.dtype == ir.DataType.STRING and value.uses():
                 self.missing.append(Missing("", f"initializer '{value.name}'", "Core ML has no strings"))
                 self._slots[value] = Slot()
-
-    def _check_values(self, node: ir.Node) -> None:
-        for value in (*node.inputs, *node.outputs):
-            if value is not None and value.dtype == ir.DataType.BFLOAT16:
-                raise Unlowered(f"'{value.name}' is bfloat16, whose rounding Core ML has not")
-            if value is not None and value.shape is not None:
-                if len(value.shape) > MAX_RANK:
-                    raise Unlowered(f"'{value.name}' has {len(value.shape)} dimensions; Core ML's tensors have at most 5")
-                if 0 in value.shape.dims and value.const_value is None:
-                    raise Unlowered(f"'{value.name}' has shape {value.shape}: Core ML has no empty tensors")
-
-    @staticmethod
-    def _static(value: ir.Value) -> bool:
-        return value.shape is not None and all(isinstance(d, int) for d in value.shape)
-
-
-def _check_attributes(node: ir.Node) -> None:
-    """An attribute that the opset doesn't know came with a newer one: ignoring it would change the function."""
-    known = _known_attributes(node.op_type)
-    for name in node.attributes:
-        if name not in known:
-            raise Unlowered(f"opset {OPSET} has no attribute '{name}' for it")
-
-
-@cache
-def _known_attributes(op_type: str) -> frozenset[str]:
-    return frozenset(onnx.defs.get_schema(op_type, OPSET, "").attributes)
 
 
 def _only_rounded(value: ir.Value) -> bool:
@@ -291,10 +237,6 @@ def _only_rounded(value: ir.Value) -> bool:
         return False
     users = [node for node, _ in value.uses()]
     return all(n.op_type == "Cast" and n.attributes["to"].value == ir.DataType.FLOAT16 for n in users)
-
-
-def _type_name(value: ir.Value) -> str:
-    return "unknown" if value.dtype is None else value.dtype.name.lower()
 
 
 def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:

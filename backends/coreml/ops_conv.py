@@ -1,4 +1,4 @@
-"""Convolutions. Padding is always written out in numbers: Core ML's `same` puts the odd one elsewhere than SAME_LOWER."""
+"""Convolutions. Padding is always written out in numbers: Core ML's `same` is not SAME_LOWER."""
 
 from __future__ import annotations
 

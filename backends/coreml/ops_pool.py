@@ -69,7 +69,7 @@ def _max_pool(c: Call) -> list[Any]:
 
 
 def _lowest(c: Call) -> float:
-    return float(np.finfo(c.dtype).min)
+    return -65504.0 if c.half else float(np.finfo(np.float32).min)
 
 
 def _max_pool_indices(c: Call, x: Var, w: Window) -> list[Any]:
@@ -83,9 +83,10 @@ def _max_pool_indices(c: Call, x: Var, w: Window) -> list[Any]:
             np.arange(out) * s + o * d - b
             for out, s, o, d, b in zip(c.out_shape()[2:], w.strides, offset, w.dilations, w.begins, strict=True)
         ]
-        order = "F" if c.attr("storage_order", 0) else "C"
+        order: Any = "F" if c.attr("storage_order", 0) else "C"
         grid = np.meshgrid(*axes, indexing="ij")
-        position = planes + np.ravel_multi_index([g.clip(0) for g in grid], sizes, mode="clip", order=order)
+        inside: tuple[Any, ...] = tuple(g.clip(0, n - 1) for g, n in zip(grid, sizes, strict=True))
+        position = planes + np.ravel_multi_index(inside, tuple(sizes), order=order)
         here = c.tensor(np.broadcast_to(position, c.out_shape()).astype(np.int32))
         if best is None:
             best, where = tap, here

@@ -41,15 +41,19 @@ def _dequantize(c: Call) -> Any:
         if zero is not None and not zero.any():
             zero = None
         scalar = c.shape(1) in ((), (1,))
-        shape = (lambda a: a.reshape(())) if scalar else (lambda a: a)
         return c.op(
-            "dequantize", input=slot.packed, scale=shape(c.array(1).astype(np.float32)),
-            zero_point=None if zero is None else shape(zero.astype(_NATIVE[kind])),
+            "dequantize", input=slot.packed, scale=_vector(c.array(1).astype(np.float32), scalar),
+            zero_point=None if zero is None else _vector(zero.astype(_NATIVE[kind]), scalar),
             axis=None if scalar else np.int32(axis))  # fmt: skip
     x = c.as_float(0)
     if c.has(2):
         x = c.op("sub", x=x, y=_along(c, c.as_float(2), axis, block))
     return c.op("mul", x=x, y=_along(c, c.as_float32(1), axis, block))
+
+
+def _vector(array: np.ndarray, scalar: bool) -> Any:
+    """A parameter as MIL's quantize and dequantize want it: a vector with an axis, or a scalar without."""
+    return array.reshape(())[()] if scalar else array
 
 
 def _simplest(weight: Affine) -> Affine:
@@ -95,8 +99,8 @@ def _quantize(c: Call) -> Slot:
         zero = c.array(2) if c.has(2) and c.array(2).any() else None
         scale = c.array(1).astype(np.float32)
         packed = c.op(
-            "quantize", input=c.as_float32(0), scale=scale.reshape(()) if scalar else scale,
-            zero_point=None if zero is None else (zero.reshape(()) if scalar else zero), output_dtype=_NATIVE[kind],
+            "quantize", input=c.as_float32(0), scale=_vector(scale, scalar),
+            zero_point=None if zero is None else _vector(zero, scalar), output_dtype=_NATIVE[kind],
             axis=None if scalar else np.int32(axis))  # fmt: skip
         return Slot(packed=packed, other=c.cast(packed, I32))
     low, high = _RANGES[kind]

@@ -72,7 +72,8 @@ def _arg(c: Call) -> Var:
 @lowers("CumSum", floats=(0,))
 def _cumsum(c: Call) -> Var:
     axis = c.ints(1)[0] % c.rank()
-    return c.op("cumsum", x=c.x(), axis=axis, exclusive=bool(c.attr("exclusive", 0)), reverse=bool(c.attr("reverse", 0)))
+    exclusive, reverse = bool(c.attr("exclusive", 0)), bool(c.attr("reverse", 0))
+    return c.op("cumsum", x=c.x(), axis=axis, exclusive=exclusive, reverse=reverse)
 
 
 @lowers("Det")

@@ -156,21 +156,16 @@ def _direction(c: Call, net: Net, d: int) -> Direction:
     gates = _GATES[net.kind]
     order = tuple(range(gates))
     per = len(_DEFAULT[net.kind])
-    biases = None
-    if c.has(3):
-        half = gates * net.hidden
-        biases = tuple(
-            c.weight(c.const(3).map(f"half{d}{k}", lambda a, k=k: a[d, k * half : (k + 1) * half], (half,)))
-            for k in (0, 1))  # fmt: skip
-    peepholes = None
-    if c.has(7):
-        peepholes = [
-            c.weight(c.const(7).map(f"peep{d}{k}", lambda a, k=k: a[d, k * net.hidden : (k + 1) * net.hidden],
-                                    (net.hidden,)))
-            for k in range(3)
-        ]  # fmt: skip
+    half = gates * net.hidden
+    biases = (_part(c, 3, d, 0, half), _part(c, 3, d, 1, half)) if c.has(3) else None
+    peepholes = [_part(c, 7, d, k, net.hidden) for k in range(3)] if c.has(7) else None
     alphas = list(c.attr("activation_alpha") or ())
     betas = list(c.attr("activation_beta") or ())
     return Direction(
         net.directions[d], _rows(c, 1, d, order), _rows(c, 2, d, order), biases, peepholes,
         net.activations[d * per : (d + 1) * per], alphas, betas)  # fmt: skip
+
+
+def _part(c: Call, i: int, d: int, k: int, size: int) -> Var:
+    """The k-th vector of that size in direction `d` of input `i`."""
+    return c.weight(c.const(i).map(f"part{d}{k}", lambda a: a[d, k * size : (k + 1) * size], (size,)))

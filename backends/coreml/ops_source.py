@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .build import Slot, Var
+from .build import Slot
 from .call import Call
 from .ops_shape import known
 from .registry import lowers
@@ -13,13 +13,12 @@ from .registry import lowers
 
 @lowers("Constant")
 def _constant(c: Call) -> Slot:
-    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
-        found = c.attr(name)
-        if found is not None:
-            if name == "value":
-                return known(np.asarray(found.numpy()))
-            return known(np.array(found, np.float32 if "float" in name else np.int64))
-    c.missing("only numbers can be constants in Core ML")
+    name = next(iter(c.node.attributes), "")
+    if name not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        c.missing("only numbers can be constants in Core ML")
+    if name == "value":
+        return known(np.asarray(c.attr(name).numpy()))
+    return known(np.array(c.attr(name), np.float32 if "float" in name else np.int64))
 
 
 @lowers("ConstantOfShape", floats=())
@@ -31,7 +30,7 @@ def _constant_of_shape(c: Call) -> Slot:
 
 @lowers("Range", floats=())
 def _range(c: Call) -> Slot:
-    start, limit, step = (c.array(i).reshape(()) for i in range(3))
+    start, step = (c.array(i).reshape(()) for i in (0, 2))
     count = c.out_shape()[0]
     return known((start + np.arange(count).astype(step.dtype) * step).astype(start.dtype))
 
@@ -39,7 +38,8 @@ def _range(c: Call) -> Slot:
 @lowers("EyeLike", floats=())
 def _eye_like(c: Call) -> Slot:
     kind = ir.DataType(c.attr("dtype")) if c.attr("dtype") else c.kind()
-    return known(np.eye(*c.shape(), k=int(c.attr("k", 0)), dtype=kind.numpy()))
+    rows, cols = c.shape()
+    return known(np.eye(rows, cols, k=int(c.attr("k", 0))).astype(kind.numpy()))
 
 
 def _windowed(c: Call, terms: tuple[float, ...]) -> Slot:
@@ -63,8 +63,3 @@ def _hamming(c: Call) -> Slot:
 @lowers("BlackmanWindow", floats=())
 def _blackman(c: Call) -> Slot:
     return _windowed(c, (0.42, -0.5, 0.08))
-
-
-def fill(c: Call, shape: tuple[int, ...], value: float) -> Var:
-    """A constant tensor of one number, in the node's precision."""
-    return c.tensor(np.broadcast_to(np.float32(value), shape))

@@ -24,9 +24,8 @@ def write(lowering: Lowering, target: Target, path: Path) -> None:
     (data / MODEL).parent.mkdir(parents=True)
     weights = data / WEIGHTS / "weight.bin"
     writer = Writer(lowering.builder, lowering.interface.names, weights)
-    program = writer.program(lowering.function, target.opset)
     model = model_pb2().Model(specificationVersion=target.spec)
-    model.mlProgram.CopyFrom(program)
+    writer.program(lowering.function, target.opset, model.mlProgram)
     names = lowering.builder.names
     for name, var in lowering.function.inputs.items():
         _feature(model.description.input.add(), lowering, name, var)

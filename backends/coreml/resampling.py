@@ -88,9 +88,10 @@ def weights(
 
 
 def _kernel(distance: np.ndarray, mode: str, a: float) -> np.ndarray:
-    d = np.abs(distance)
+    d: np.ndarray = np.abs(distance)
     if mode in ("linear", "bilinear"):
-        return np.maximum(0, 1 - d)
+        triangle: np.ndarray = np.maximum(0, 1 - d)
+        return triangle
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))

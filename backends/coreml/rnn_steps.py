@@ -111,9 +111,9 @@ def activation(c: Call, name: str, x: Var, alpha: float | None, beta: float | No
         return c.op("add", x=c.op("mul", x=x, y=float(a)), y=float(b))
     if name == "ScaledTanh":
         return c.op("mul", x=c.op("tanh", x=c.op("mul", x=x, y=float(b))), y=float(a))
-    if name == "ThresholdedRelu":
-        return c.op("select", cond=c.op("greater", x=x, y=float(a)), a=x, b=0.0)
-    c.missing(f"activation '{name}'")
+    if name != "ThresholdedRelu":
+        c.missing(f"activation '{name}'")
+    return c.op("select", cond=c.op("greater", x=x, y=float(a)), a=x, b=0.0)
 
 
 def _lstm_step(c: Call, net: Net, d: Direction, x: Var, states: list[Var]) -> list[Var]:

@@ -55,9 +55,9 @@ class Writer:
         self._types: dict[tuple[str, tuple[int, ...]], Any] = {}
         self._named: dict[Var, str] = {}
 
-    def program(self, function: Any, opset: str) -> Any:
-        """The Program message. Weights that it reads are in the weight file afterwards, if there are any."""
-        program = self._pb.Program(version=1)
+    def program(self, function: Any, opset: str, program: Any) -> None:
+        """Fill a Program message. The weights that it reads are in the weight file afterwards, if there are any."""
+        program.version = 1
         main = program.functions["main"]
         main.opset = opset
         for name, var in function.inputs.items():
@@ -65,7 +65,6 @@ class Writer:
             self._named[var] = name
         self._block(function, main.block_specializations[opset])
         self._blob = None
-        return program
 
     def _block(self, block: Any, out: Any) -> None:
         live = _live(block)
@@ -121,7 +120,8 @@ class Writer:
         message = out.operations.add(type="const")
         self._string(message.attributes["name"], self._named[var])
         if weight is not None:
-            self._value(message.attributes["val"], weight.numpy().astype(weight.dtype, copy=False))
+            self._value(message.attributes["val"], weight.numpy())
+            weight.forget()
         elif isinstance(var.val, str):
             self._string(message.attributes["val"], var.val)
         else:
@@ -129,7 +129,7 @@ class Writer:
         message.outputs.add(name=self._named[var], type=self._type(var))
 
     def _affine(self, var: Var, weight: Affine, out: Any) -> None:
-        """A packed weight: `constexpr_affine_dequantize` before iOS 18, `constexpr_blockwise_shift_scale` from there."""
+        """A packed weight: `constexpr_affine_dequantize`, or `constexpr_blockwise_shift_scale` from iOS 18 on."""
         dtype = self._builder.dtype(var)
         scale = weight.scale.numpy().astype(dtype)
         zero = None if weight.zero is None else weight.zero.numpy()
@@ -141,7 +141,7 @@ class Writer:
             self._value(out.attributes["quantized_data"], data)
             self._value(out.attributes["zero_point"], zero)
             self._value(out.attributes["scale"], scale)
-            self._value(out.attributes["axis"], np.int32(weight.axis))
+            self._value(out.attributes["axis"], np.array(weight.axis, np.int32))
         else:
             out.type = "constexpr_blockwise_shift_scale"
             self._argument(out, "data", data, kind)
