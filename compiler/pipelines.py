@@ -23,6 +23,7 @@ CLEAN = (
 
 # Before affine folding: an activation or a normalisation is recognised by the constants around it.
 RECOGNISE = (
+    "fuse-dequantize",
     "fuse-gelu",
     "fuse-activations",
     "fuse-normalization",

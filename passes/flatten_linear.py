@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..compiler import graph as g
 from ..compiler.ops import BROADCAST, UNARY
 from ..compiler.passbase import Context, Pass
-from .linear import FLOATS
+from .linear import FLOATS, weight_dtype
 
 _LAST_AXIS = {"LayerNormalization": -1, "RMSNormalization": -1, "Softmax": -1, "LogSoftmax": -1, "Split": 0}
 """Operators that work along one axis, and its default. They treat tokens alike if it is the last one."""
@@ -172,8 +172,7 @@ def _rows(node: ir.Node) -> list[int] | None:
     if dims is None or len(dims) < 3 or None in dims[:-1] or not isinstance(dims[-1], int):
         return None
     if node.op_type == "MatMul":
-        tensor = None if node.inputs[1] is None else g.const_tensor(node.inputs[1])
-        rows = [0] if tensor is not None and len(tensor.shape) == 2 and tensor.dtype in FLOATS else []
+        rows = [0] if weight_dtype(node.inputs[1]) in FLOATS and g.rank(node.inputs[1]) == 2 else []
     elif node.op_type in _LAST_AXIS:
         axis = g.attr(node, "axis", _LAST_AXIS[node.op_type])
         rows = [0] if axis in (-1, len(dims) - 1) else []

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from .linear import FLOATS
+from .linear import FLOATS, weight_dtype
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _bias(node: ir.Node) -> tuple[ir.Node, int]:
     """Take the constant that is added behind `node` as its bias. Returns the node that computes now, and 0 or 1."""
     out = node.outputs[0]
     add = g.sole_user(out, "Add")
-    if add is None or not _is_product(node) or not g.is_const(node.inputs[1]) or add.graph is not node.graph:
+    if add is None or not _is_product(node) or weight_dtype(node.inputs[1]) is None or add.graph is not node.graph:
         return node, 0
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         return node, 0

@@ -159,6 +159,13 @@ class Linear:
         return node.op_type in ("Gemm", "BatchNormalization")
 
 
+def weight_dtype(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a weight that is constant, or a constant dequantised; None for values that vary."""
+    dequantize = g.producer(value, "DequantizeLinear")
+    operands = [value] if dequantize is None else [v for v in dequantize.inputs if v is not None]
+    return value.dtype if value is not None and all(map(g.is_const, operands)) else None
+
+
 def linear_at(node: ir.Node) -> Linear | None:
     """The linear operator that `node` is, with the Add behind a MatMul; None if it is none or its weights vary."""
     if node.op_type not in _OPERANDS or node.domain:

@@ -110,3 +110,10 @@ def test_output_keeps_its_name_and_weights_their_tensors() -> None:
     gemm = next(g.nodes(out, "Gemm"))
     assert [v.name for v in gemm.inputs] == ["x", "w", "b"]
     assert gemm.outputs[0].name == "y"
+
+
+def test_quantised_weight() -> None:
+    w = Weights()
+    w["q"], w["s"] = np.ones((3, 5), np.int8), np.float32(0.1)
+    nodes = [("DequantizeLinear", "q s", "w"), ("MatMul", "x w", "m"), ("Add", f"m {w.add('b', 5)}", "y")]
+    assert ops(check_pass(build(nodes, {"x": [4, 3]}, w), FuseGemm(), rewrites=1)) == {"DequantizeLinear": 1, "Gemm": 1}
