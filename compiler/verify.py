@@ -98,6 +98,28 @@ def outputs_of(model: ir.Model, inputs: Mapping[str, np.ndarray], *, exact: bool
     return found
 
 
+PERTURBATION = 1e-6
+"""Relative change of the inputs by which sensitivity is measured: a few times float32's own precision."""
+MOST_TOLERANCE = 0.02
+"""However sensitive a model is on its inputs, two runs that are further apart than this prove nothing."""
+
+
+def tolerance(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], base: float
+) -> float:
+    """The relative error to allow between two exact forms of `model`: `base`, or more where the model itself is shaky.
+
+    Some outputs hang on the last bits of the inputs (the far tail of a sigmoid, a difference of almost equal numbers).
+    Re-association can't do better than four times the error that a change of the inputs by 1e-6 makes.
+    """
+    changed = {
+        n: a * a.dtype.type(1 + PERTURBATION) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+        for n, a in inputs.items()
+    }
+    moved = compare_outputs(reference, outputs_of(model, changed, exact=True)).max_rel
+    return min(max(base, 4 * moved), max(base, MOST_TOLERANCE)) if math.isfinite(moved) else base
+
+
 def compare_outputs(ref: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> Comparison:
     """How far the outputs `got` are from `ref`; names and types must agree."""
     return Comparison(compare(ref, got))
