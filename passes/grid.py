@@ -1,0 +1,158 @@
+"""Weights on an integer grid: q · scale with 8-bit q and a float16 scale for each output channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler.graph import attr, const_tensor, nodes, rank
+
+TOP = 127
+"""The largest q. The grid is symmetric: -128 is not used."""
+
+BLOCK = 1 << 18
+"""Elements that are worked on at a time: they fit a cache, and a big weight needs no second copy."""
+
+LEAST_TOP = 64
+"""Least magnitude that the largest q of a channel has on a grid made for it; half the grid would be wasted below."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant that linear operators read as their weight.
+
+    Attributes:
+        value: the initializer.
+        axis: its output-channel axis, or None where its readers disagree or one is no linear operator.
+        readers: which inputs of which nodes it is.
+    """
+
+    value: ir.Value
+    axis: int | None
+    readers: tuple[tuple[ir.Node, int], ...]
+
+
+def weights(model: ir.Model, min_size: int) -> list[Weight]:
+    """The float32 weights of at least `min_size` elements, each once, in the order of their first readers."""
+    found: dict[ir.Value, None] = {}
+    for node in nodes(model, *_AXES):
+        for i in _POSITIONS[node.op_type]:
+            value = node.inputs[i] if i < len(node.inputs) else None
+            tensor = None if value is None else const_tensor(value)
+            if value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT:
+                continue
+            if tensor.size >= min_size and len(tensor.shape) > 1:
+                found[value] = None
+    return [_weight(value) for value in found]
+
+
+def _weight(value: ir.Value) -> Weight:
+    readers = tuple(value.uses())
+    axes = {_axis(node, i) for node, i in readers}
+    known = len(axes) == 1 and not value.is_graph_output()
+    return Weight(value, axes.pop() if known else None, tuple((n, i) for n, i in readers))
+
+
+def _axis(node: ir.Node, i: int) -> int | None:
+    """The output-channel axis of input `i`, or None where it is no weight."""
+    if node.domain != "" or node.op_type not in _AXES or i not in _POSITIONS[node.op_type]:
+        return None
+    value = node.inputs[i]
+    n = rank(value) or 0
+    match node.op_type:
+        case "MatMul":
+            return n - 1 if i == 1 else n - 2
+        case "Gemm":
+            return (0 if attr(node, "transB", 0) else 1) if i == 1 else (1 if attr(node, "transA", 0) else 0)
+        case "Gather":
+            return int(attr(node, "axis", 0)) % n if n else None
+    return _AXES[node.op_type]
+
+
+_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 0, "Gather": 0, "LSTM": 1, "GRU": 1, "RNN": 1}
+"""Output-channel axis of the weight. Gather: each row of an embedding table has a scale of its own."""
+
+_POSITIONS = {
+    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1), "Gather": (0,),
+    "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
+}  # fmt: skip
+
+
+def blocks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Consecutive pieces of `array` along its first axis, about `BLOCK` elements each."""
+    step = max(1, BLOCK // max(1, array[0].size)) if len(array) else 1
+    for i in range(0, len(array), step):
+        yield slice(i, i + step), array[i : i + step]
+
+
+def spread(scale: np.ndarray, axis: int, ndim: int, rows: slice) -> np.ndarray:
+    """The scales, shaped to broadcast against the rows of a weight."""
+    shaped = scale.reshape([-1 if a == axis else 1 for a in range(ndim)])
+    return shaped[rows] if axis == 0 else shaped
+
+
+def peaks(array: np.ndarray, axis: int) -> np.ndarray:
+    """The largest magnitude in each channel, float32."""
+    others = tuple(a for a in range(array.ndim) if a != axis)
+    found = np.zeros(array.shape[axis], np.float32)
+    for rows, part in blocks(array):
+        top = np.maximum(part.max(others, initial=0), -part.min(others, initial=0))
+        if axis == 0:
+            found[rows] = top
+        else:
+            np.maximum(found, top, out=found)
+    return found
+
+
+def scales(top: np.ndarray) -> np.ndarray:
+    """The least float16 scales (as float32) whose grids reach `top`; 1 for zero channels, inf where there is none."""
+    with np.errstate(over="ignore"):
+        scale = (top / TOP).astype(np.float16)
+        short = scale.astype(np.float32) * TOP < top
+        scale = np.where(short, np.nextafter(scale, np.float16(np.inf)), scale)
+    return np.where(top == 0, 1, scale).astype(np.float32)
+
+
+def steps(part: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The nearest grid points of a weight, as float32 integers."""
+    found = part / scale
+    np.rint(found, out=found)
+    np.clip(found, -TOP, TOP, out=found)
+    return np.asarray(found)
+
+
+def recover(array: np.ndarray, axis: int) -> np.ndarray | None:
+    """The float16 scales (as float32) of the grid that `array` lies on exactly, or None.
+
+    A grid made for a channel has a largest q near 127, so its scale is the channel's peak over that q.
+    """
+    top = peaks(array, axis)
+    found = np.where(top == 0, np.float32(1), np.float32(0))
+    for q in range(TOP, LEAST_TOP - 1, -1):
+        open_ = found == 0
+        if not open_.any():
+            break
+        with np.errstate(over="ignore"):
+            tried = (top / np.float32(q)).astype(np.float16).astype(np.float32)
+        fits = open_ & (tried > 0) & (tried * np.float32(q) == top)
+        if fits.any():
+            fits &= _lies_on(array, axis, np.where(fits, tried, np.float32(1)))
+            found[fits] = tried[fits]
+    return None if (found == 0).any() else found
+
+
+def _lies_on(array: np.ndarray, axis: int, scale: np.ndarray) -> np.ndarray:
+    """Which channels are exact multiples of their scale, at most `TOP` times."""
+    others = tuple(a for a in range(array.ndim) if a != axis)
+    good = np.ones(array.shape[axis], bool)
+    for rows, part in blocks(array):
+        s = spread(scale, axis, array.ndim, rows)
+        exact = (steps(part, s) * s == part).all(others)
+        if axis == 0:
+            good[rows] = exact
+        else:
+            good &= exact
+    return good
