@@ -7,13 +7,13 @@ of shape inference (`unk__7`) stand for, which inference itself doesn't.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
 from . import dims as d
 from . import graph, ops
-from .dims import Dim
+from .dims import Dim, Poly
 from .shape_rules import MOST, RULES, Elements
 
 _KINDS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
@@ -46,6 +46,15 @@ class ShapeValues:
             else:
                 found.append(dim if isinstance(dim, int) else d.atom(("dim", value.name, id(value), i)))
         return found
+
+    def name_sizes(self, model: ir.Model) -> None:
+        """Write what anonymous symbols turned out to be into the shapes: equal sizes then have equal names."""
+        for node in model.graph.all_nodes():
+            for out in node.outputs:
+                shape = graph.shape(out)
+                if shape is not None and any(name in self.bound for name in shape if isinstance(name, str)):
+                    named = [_name(dim) for dim in self.dims(out) or ()]
+                    out.shape = ir.Shape([new or old for new, old in zip(named, shape, strict=True)])
 
     def elements(self, value: ir.Value | None) -> Elements | None:
         """The elements of a small integer or boolean tensor, as an array of its shape."""
@@ -99,6 +108,37 @@ class ShapeValues:
             fresh = isinstance(name, str) and name.startswith(_ANONYMOUS) and name not in self.bound
             if fresh and dim is not None and name not in self.source:
                 self.bound[str(name)] = dim
+
+
+def _name(dim: Dim) -> int | str | None:
+    return dim if isinstance(dim, int) else dim.symbol()
+
+
+def name_sizes(model: ir.Model) -> None:
+    """Give dimensions that inference left anonymous the name of what they are equal to, where that can be told.
+
+    A Reshape from [5,B,96] to [5,-1,8] and back gives [5,B,96] again, and not one more `unk__`.
+    """
+    if not any(isinstance(dim, str) for v in model.graph.inputs for dim in graph.shape(v) or ()):
+        return
+    values = ShapeValues(model)
+    if not values.bound:
+        return
+    names: dict[Dim, str] = {}
+    for name, size in values.bound.items():
+        names.setdefault(size, size.symbol() or name if isinstance(size, Poly) else name)
+    for node in model.graph.all_nodes():
+        for out in node.outputs:
+            shape = graph.shape(out)
+            if shape is not None and any(dim in values.bound for dim in shape):
+                out.shape = ir.Shape([_named(dim, values.bound, names) for dim in shape])
+
+
+def _named(dim: int | str | None, bound: Mapping[str, Dim], names: Mapping[Dim, str]) -> int | str | None:
+    if not isinstance(dim, str) or dim not in bound:
+        return dim
+    size = bound[dim]
+    return size if isinstance(size, int) else names[size]
 
 
 Shape = Sequence[Dim | None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,9 +26,13 @@ class Mask:
 
 @dataclass
 class Masks:
-    """Builds masks as Attention wants them, each once: twelve layers share one."""
+    """Builds masks as Attention wants them, each once: twelve layers share one.
+
+    `source` says where a symbolic size can be read off first.
+    """
 
     ctx: Context
+    source: Mapping[str, tuple[ir.Value, int]]
     _made: dict[tuple[object, ...], ir.Value] = field(default_factory=dict)
 
     def build(
@@ -103,8 +107,10 @@ class Masks:
             elif isinstance(size, int):
                 parts.append(size)
             else:
-                key = ("length", value, at)
+                # Sizes of one name are equal, wherever they are read off.
+                key = ("length", size) if size is not None else ("length", value, at)
                 if key not in self._made:
+                    value, at = self.source.get(str(size), (value, at))
                     node = g.insert_before(anchor, "Shape", [value], {"start": at, "end": at + 1}, hint="length")
                     node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])
                     self._made[key] = node.outputs[0]

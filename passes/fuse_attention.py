@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
+from ..compiler.shape_values import ShapeValues
 from .attention_mask import HIDES, Mask, Masks
 from .layouts import LAYOUT, Axis, Layout, Size, View, arrange, axis, emit, opaque, resolve, size_of, step, trace
 
@@ -34,8 +35,12 @@ class FuseAttention(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         count = 0
+        if not any(True for _ in g.nodes(model, "Softmax")):
+            return 0
+        values = ShapeValues(model)
+        values.name_sizes(model)
         for graph in list(g.graphs(model)):
-            masks, packed = Masks(ctx), Packed()
+            masks, packed = Masks(ctx, values.source if graph is model.graph else {}), Packed()
             for node in list(graph):
                 if node.op_type == "Softmax" and not node.domain and node.graph is graph:
                     core = _core(node)
