@@ -48,7 +48,7 @@ class Stats:
     """What a model weighs.
 
     Attributes:
-        nodes: operators in all graphs, a local function counted as its body.
+        nodes: operators in all graphs, a local function counted as its body; see `cost.op_counts` for what isn't one.
         parameters: elements of all constants that are weights (floating-point, or integers that are dequantised).
         weight_bytes: bytes of all constants as stored.
         file_bytes: bytes on disk of the whole file, folder, or file with its external data; 0 where there is none.
