@@ -134,7 +134,11 @@ def cast(o: Call) -> Result:
 
 @rule("select", exact=True)
 def select(o: Call) -> Result:
-    return o.b.op("Where", o.value("cond"), o.value("a"), o.value("b"))
+    """onnxruntime has no Where for booleans."""
+    b, cond, first, second = o.b, o.value("cond"), o.value("a"), o.value("b")
+    if o.type("a").dtype != "bool":
+        return b.op("Where", cond, first, second)
+    return b.op("Or", b.op("And", cond, first), b.op("And", b.op("Not", cond), second))
 
 
 # Activations -----------------------------------------------------------------------------------------------------------

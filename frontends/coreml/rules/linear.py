@@ -85,12 +85,19 @@ def conv_transpose(o: Call) -> Result:
     )
 
 
+def _as(o: Call, name: str, carried: ir.DataType) -> ir.Value:
+    """An argument in the given type: from iOS 17 weights may have another type than x."""
+    value = o.value(name)
+    return value if o.type(name).element.carried == carried else o.b.cast(value, carried)
+
+
 @rule("linear")
 def linear(o: Call) -> Result:
     """x · weightᵀ + bias; weight is [out, in]."""
-    b, x, weight, bias = o.b, o.value(), o.value("weight"), o.optional("bias")
-    shape = o.type().shape
-    if o.type().element.carried != FLOAT:
+    b, x = o.b, o.value()
+    carried, shape = o.type().element.carried, o.type().shape
+    weight, bias = _as(o, "weight", carried), _as(o, "bias", carried) if o.has("bias") else None
+    if carried != FLOAT:
         product = b.op("MatMul", x, b.op("Transpose", weight, perm=[1, 0]))
         return product if bias is None else b.op("Add", product, bias)
     if len(shape) == 2:
@@ -111,11 +118,9 @@ def matmul(o: Call) -> Result:
     """From iOS 17 a constant operand may have another type than the result."""
     operands, carried = [], o.output().element.carried
     for name in ("x", "y"):
-        value = o.value(name)
+        value = _as(o, name, carried)
         if o.flag(f"transpose_{name}") and o.rank(name) >= 2:
             value = _swap_last(o, value, o.rank(name))
-        if o.type(name).element.carried != carried:
-            value = o.b.cast(value, carried)
         operands.append(value)
     return o.b.op("MatMul", *operands)
 
