@@ -16,9 +16,6 @@ TOP = 127
 BLOCK = 1 << 18
 """Elements that are worked on at a time: they fit a cache, and a big weight needs no second copy."""
 
-LEAST_TOP = 64
-"""Least magnitude that the largest q of a channel has on a grid made for it; half the grid would be wasted below."""
-
 
 @dataclass(frozen=True)
 class Weight:
@@ -124,35 +121,42 @@ def steps(part: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-def recover(array: np.ndarray, axis: int) -> np.ndarray | None:
+def recover(array: np.ndarray, axis: int, top: np.ndarray | None = None) -> np.ndarray | None:
     """The float16 scales (as float32) of the grid that `array` lies on exactly, or None.
 
-    A grid made for a channel has a largest q near 127, so its scale is the channel's peak over that q.
+    The peak of a channel (`top`) is a whole number of steps, near 127 on a grid made for it: so all are tried.
     """
-    top = peaks(array, axis)
+    top = peaks(array, axis) if top is None else top
     found = np.where(top == 0, np.float32(1), np.float32(0))
-    for q in range(TOP, LEAST_TOP - 1, -1):
+    for q in range(TOP, 0, -1):
         open_ = found == 0
         if not open_.any():
-            break
+            return found
         with np.errstate(over="ignore"):
             tried = (top / np.float32(q)).astype(np.float16).astype(np.float32)
-        fits = open_ & (tried > 0) & (tried * np.float32(q) == top)
-        if fits.any():
-            fits &= _lies_on(array, axis, np.where(fits, tried, np.float32(1)))
+        fits = np.flatnonzero(open_ & (tried > 0) & (tried * np.float32(q) == top))
+        if fits.size:
+            fits = fits[_lie_on(array, axis, fits, tried)]
             found[fits] = tried[fits]
     return None if (found == 0).any() else found
 
 
-def _lies_on(array: np.ndarray, axis: int, scale: np.ndarray) -> np.ndarray:
-    """Which channels are exact multiples of their scale, at most `TOP` times."""
+def _lie_on(array: np.ndarray, axis: int, channels: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Which of these channels are exact multiples of their scale, at most `TOP` times."""
+    good = np.ones(channels.size, bool)
     others = tuple(a for a in range(array.ndim) if a != axis)
-    good = np.ones(array.shape[axis], bool)
-    for rows, part in blocks(array):
-        s = spread(scale, axis, array.ndim, rows)
-        exact = (steps(part, s) * s == part).all(others)
-        if axis == 0:
-            good[rows] = exact
-        else:
-            good &= exact
+    if axis == 0:
+        step = max(1, BLOCK // max(1, array[0].size))
+        for i in range(0, channels.size, step):
+            some = channels[i : i + step]
+            good[i : i + step] = _exact(array[some], scale[some], axis).all(others)
+        return good
+    every = channels.size == array.shape[axis]
+    for _, part in blocks(array):
+        good &= _exact(part if every else part.take(channels, axis), scale[channels], axis).all(others)
     return good
+
+
+def _exact(part: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
+    s = spread(scale, axis, part.ndim, slice(None))
+    return np.asarray(steps(part, s) * s == part)

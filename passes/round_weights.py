@@ -60,18 +60,19 @@ class RoundWeights(Pass):
 
 
 def _rounded(value: ir.Value, axis: int) -> np.ndarray | None:
-    """The rounded weight; empty when it is on the grid already, None when it can't be rounded."""
+    """The rounded weight; empty when it is on a grid already, None when it can't be rounded."""
     array = value.const_value.numpy()  # type: ignore[union-attr]
-    scale = grid.scales(grid.peaks(array, axis))
+    top = grid.peaks(array, axis)
+    scale = grid.scales(top)
     if not np.isfinite(scale).all():
         return None
+    if grid.recover(array, axis, top) is not None:
+        return array[:0]
     result = np.empty_like(array)
-    changed = False
     for rows, part in grid.blocks(array):
         s = grid.spread(scale, axis, array.ndim, rows)
         np.multiply(grid.steps(part, s), s, out=result[rows])
-        changed = changed or not np.array_equal(result[rows], part)
-    return result if changed else result[:0]
+    return result
 
 
 def _replace(weight: grid.Weight, array: np.ndarray, ctx: Context) -> None:
