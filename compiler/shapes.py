@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from .errors import ModelError
 from .session import slim_proto
+from .shape_values import name_sizes
 
 
 def infer(model: ir.Model, *, forget: bool = True) -> None:
@@ -32,6 +33,7 @@ def infer(model: ir.Model, *, forget: bool = True) -> None:
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
         raise ModelError(f"shapes don't fit together: {_reason(e)}") from e
     _copy(model.graph, inferred.graph)
+    name_sizes(model)
 
 
 def _copy(graph: ir.Graph, proto: onnx.GraphProto) -> None:
