@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from .folding import FAR, absorb, drop, rescale
+from .folding import FAR, absorb, remove, rescale
 from .linear import FLOATS, VIEWS, Linear, linear_at, linear_of, through_view
 
 _OPS = ("Mul", "Div", "Add", "Sub", "Neg")
@@ -113,7 +113,7 @@ def _fold_back(affine: Affine, ctx: Context) -> int:
     if not rescale(linear, scale, shift, ctx):
         return 0
     g.replace_value(out, data)
-    _remove(node)
+    remove(node)
     return 1
 
 
@@ -127,7 +127,7 @@ def _fold_forward(affine: Affine, ctx: Context) -> int:
     if not absorb(linears, affine.scale, affine.shift, ctx):
         return 0 if affine.shift is None else _swap(affine, linears, ctx)
     g.replace_value(out, data)
-    _remove(node)
+    remove(node)
     return 1
 
 
@@ -210,12 +210,5 @@ def _write(chain: list[Affine], scale: np.ndarray | None, shift: np.ndarray | No
             value.type, value.shape = out.type, out.shape if g.shape(first.data) == g.shape(out) else None
     g.replace_value(out, value)
     for a in chain:
-        _remove(a.node)
+        remove(a.node)
     return len(chain) - made
-
-
-def _remove(node: ir.Node) -> None:
-    operands = list(node.inputs)
-    g.remove([node])
-    for value in operands:
-        drop(value)

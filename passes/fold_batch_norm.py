@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from .folding import absorb, drop, rescale
+from .folding import absorb, remove, rescale
 from .linear import Linear, linear_at, linear_of
 
 
@@ -64,7 +64,7 @@ def _fold_back(node: ir.Node, ctx: Context) -> bool:
     if not g.can_replace(out, data) or not rescale(linear, scale, shift, ctx):
         return False
     g.replace_value(out, data)
-    _remove(node)
+    remove(node)
     return True
 
 
@@ -77,7 +77,7 @@ def _matmul(node: ir.Node, linear: Linear, scale: np.ndarray, shift: np.ndarray,
     bias = g.initializer(node.graph, shift.astype(data.dtype.numpy()), f"{node.name or out.name}_shift", ctx.scratch)
     add = g.insert_before(node, "Add", [data, bias], like=out)
     g.replace_value(out, add.outputs[0])
-    _remove(node)
+    remove(node)
     return True
 
 
@@ -92,12 +92,5 @@ def _fold_forward(node: ir.Node, ctx: Context) -> bool:
     if affine is None or not absorb(linears, *affine, ctx):
         return False
     g.replace_value(out, data)
-    _remove(node)
+    remove(node)
     return True
-
-
-def _remove(node: ir.Node) -> None:
-    operands = list(node.inputs)
-    g.remove([node])
-    for value in operands:
-        drop(value)

@@ -18,49 +18,53 @@ FAR = 1e3
 """A shift before a linear operator beyond this is left alone: folding it would add and subtract two big numbers."""
 
 
+Vectors = tuple[np.ndarray | None, np.ndarray | None]
+
+
 def rescale(linear: Linear, scale: np.ndarray | None, shift: np.ndarray | None, ctx: Context) -> bool:
     """Make `linear` compute `result * scale + shift`, both broadcasting against the result. False if it can't."""
     side = linear.output_side()
-    if side is None:
+    vectors = None if side is None else _vectors(side, scale, shift)
+    if side is None or vectors is None or (shift is not None and linear.bias_node is None):
         return False
-    s = None if scale is None else side.vector(scale)
-    t = None if shift is None else side.vector(shift)
-    if (scale is not None and s is None) or (shift is not None and t is None):
-        return False
-    if t is not None and linear.bias_node is None:
-        return False
+    s, t = vectors
     bias = _bias(linear)
     if bias is not None or t is not None:
         old = np.zeros(()) if bias is None else bias
         bias = old * (1.0 if s is None else _bias_row(linear, s)) + (0.0 if t is None else _bias_row(linear, t))
-    return _update(linear, side, s, bias, ctx)
+    if not _possible(linear, s, bias, ctx):
+        return False
+    _update(linear, side, s, bias, ctx)
+    return True
 
 
 def absorb(linears: list[Linear], scale: np.ndarray | None, shift: np.ndarray | None, ctx: Context) -> bool:
     """Make all `linears` compute what they do now of `input * scale + shift`. False if one of them can't."""
-    sides = [linear.input_side() for linear in linears]
-    plans: list[tuple[Linear, Side, np.ndarray | None, np.ndarray | None]] = []
-    for linear, side in zip(linears, sides, strict=True):
-        if side is None:
+    plans = []
+    for linear in linears:
+        side = linear.input_side()
+        vectors = None if side is None else _vectors(side, scale, shift)
+        if side is None or vectors is None:
             return False
-        s = None if scale is None else side.vector(scale)
-        t = None if shift is None else side.vector(shift)
-        if (scale is not None and s is None) or (shift is not None and t is None):
-            return False
-        if t is not None and not t.any():
-            t = None
+        s, t = vectors
+        t = t if t is not None and t.any() else None
         if t is not None and not _shift_allowed(linear, t, ctx):
             return False
-        plans.append((linear, side, s, t))
-    if not all(_may_change(linear, s, ctx) for linear, _, s, _ in plans):
-        return False
-    # Nothing is written before every one of them is known to work.
-    biases = [_absorbed_bias(linear, side, s, t) for linear, side, s, t in plans]
-    if not all(bias is None or _fits(bias, linear) for (linear, *_), bias in zip(plans, biases, strict=True)):
-        return False
-    return all(
-        _update(linear, side, s, bias, ctx) for (linear, side, s, _), bias in zip(plans, biases, strict=True)
-    )
+        bias = _absorbed_bias(linear, side, s, t)
+        # Nothing is written before every one of them is known to work.
+        if not _possible(linear, s, bias, ctx):
+            return False
+        plans.append((linear, side, s, bias))
+    for linear, side, s, bias in plans:
+        _update(linear, side, s, bias, ctx)
+    return True
+
+
+def _vectors(side: Side, scale: np.ndarray | None, shift: np.ndarray | None) -> Vectors | None:
+    """Scale (None: 1) and shift (None: 0) per channel; None if one of them is not per channel."""
+    s = None if scale is None else side.vector(scale)
+    t = None if shift is None else side.vector(shift)
+    return None if (scale is not None and s is None) or (shift is not None and t is None) else (s, t)
 
 
 def _shift_allowed(linear: Linear, shift: np.ndarray, ctx: Context) -> bool:
@@ -113,57 +117,50 @@ def _bias_row(linear: Linear, vector: np.ndarray) -> np.ndarray:
     return vector.reshape(-1, 1) if linear.node.op_type == "MatMul" and linear.weight_at == 0 else vector
 
 
-def _may_change(linear: Linear, scale: np.ndarray | None, ctx: Context) -> bool:
-    """Whether the weight may be replaced: others that read it would keep the old one, and the model would grow."""
-    tensor, array = g.const_tensor(linear.weight), g.const(linear.weight)
-    if scale is None or array is None or tensor is None or array.size == 0:
-        return True
-    if len(linear.weight.uses()) > 1 and tensor.nbytes > SMALL:
-        ctx.note(f"{linear.node.name}: its weight {linear.weight.name} has other users, so nothing is folded into it")
-        return False
-    largest = max(float(array.max()), -float(array.min())) * float(np.abs(scale).max())
-    if largest <= np.finfo(array.dtype).max:
-        return True
-    ctx.note(f"{linear.node.name}: a constant next to it would overflow its weight {linear.weight.name}")
-    return False
+def _possible(linear: Linear, scale: np.ndarray | None, bias: np.ndarray | None, ctx: Context) -> bool:
+    """Whether weight * scale and bias can be written.
+
+    Not if others read the weight (they would keep the old one, and the model would grow), or out of the type's range.
+    """
+    tensor, weight = g.const_tensor(linear.weight), g.const(linear.weight)
+    assert tensor is not None and weight is not None
+    info = np.finfo(weight.dtype)
+    fits = bias is None or bool((np.abs(bias) <= info.max).all())
+    if scale is not None and weight.size:
+        if len(linear.weight.uses()) > 1 and tensor.nbytes > SMALL:
+            name = linear.weight.name
+            ctx.note(f"{linear.node.name}: its weight {name} has other users, so nothing is folded into it")
+            return False
+        largest = max(float(weight.max()), -float(weight.min())) * float(np.abs(scale).max())
+        fits = fits and (largest == 0 or float(info.tiny) <= largest <= float(info.max))
+    if not fits:
+        ctx.note(f"{linear.node.name}: a constant next to it would take its weights out of the range of {weight.dtype}")
+    return fits
 
 
-def _update(linear: Linear, side: Side, s: np.ndarray | None, bias: np.ndarray | None, ctx: Context) -> bool:
-    """Write weight * s (None: as it is) and bias (None: as it is) unless they overflow or the weight is shared."""
+def _update(linear: Linear, side: Side, s: np.ndarray | None, bias: np.ndarray | None, ctx: Context) -> None:
+    """Write weight * s (None: as it is) and bias (None: as it is)."""
     node, graph = linear.node, linear.node.graph
     assert isinstance(graph, ir.Graph)
-    if s is not None and bool((s == 1.0).all()):
-        s = None
-    if not _may_change(linear, s, ctx) or (bias is not None and not _fits(bias, linear)):
-        return False
-    if s is not None:
+    if s is not None and not (s == 1.0).all():
         weight = _scaled(g.const(linear.weight), side, s)
         swap(node, linear.weight_at, g.initializer(graph, weight, f"{linear.weight.name}_scaled", ctx.scratch))
     if bias is not None:
         assert linear.bias_node is not None
         old = linear.bias
-        array = bias.astype(_dtype(old or linear.weight))
+        array = _full(bias, linear).astype(_dtype(old or linear.weight))
         hint = f"{old.name}_folded" if old is not None else f"{node.name or linear.weight.name}_bias"
-        new = g.initializer(graph, _full(array, linear, side), hint, ctx.scratch)
-        swap(linear.bias_node, linear.bias_at, new)
+        swap(linear.bias_node, linear.bias_at, g.initializer(graph, array, hint, ctx.scratch))
         if node.op_type == "Gemm":
             node.attributes.pop("beta", None)
-    return True
 
 
-def _full(array: np.ndarray, linear: Linear, side: Side) -> np.ndarray:
+def _full(bias: np.ndarray, linear: Linear) -> np.ndarray:
     """The bias at its full length where the operator wants exactly one number per channel."""
-    if linear.node.op_type in ("Gemm", "MatMul"):
-        return array
     out = linear.output_side()
-    assert out is not None
-    return np.broadcast_to(array, (out.channels,)).copy()
-
-
-def _fits(bias: np.ndarray, linear: Linear) -> bool:
-    """Whether the bias can be written in the graph's type."""
-    limit = np.finfo(_dtype(linear.weight)).max
-    return bool((np.abs(bias) <= limit).all())
+    if out is None or linear.node.op_type in ("Gemm", "MatMul"):
+        return bias
+    return np.broadcast_to(bias, (out.channels,))
 
 
 def _scaled(weight: np.ndarray | None, side: Side, s: np.ndarray) -> np.ndarray:
@@ -195,3 +192,11 @@ def drop(value: ir.Value | None) -> None:
         owner = value.graph
         if isinstance(owner, ir.Graph) and value.name is not None and not value.is_graph_input():
             del owner.initializers[value.name]
+
+
+def remove(node: ir.Node) -> None:
+    """Remove a node that nobody reads any more, and the constants that only it read."""
+    operands = list(node.inputs)
+    g.remove([node])
+    for value in operands:
+        drop(value)

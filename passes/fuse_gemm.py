@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from .linear import FLOATS, weight_dtype
+from .linear import FLOATS, VIEWS, through_view, weight_dtype
+
+_LONG = 4
+"""How many views in a row are looked through."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,9 @@ class FuseGemm(Pass):
     Before: `m = Gemm(x, W); y = Add(m, b)`                  After: `y = Gemm(x, W, b)`
     Before: `t = Transpose[perm=[1, 0]](x); y = Gemm(t, W)`  After: `y = Gemm[transA=1](x, W)`
 
-    Operands are of rank 2 and floating point; weight and bias are constant, and the bias doesn't broadcast the product.
-    A product of higher rank stays MatMul and Add: see flatten-linear.
+    A Reshape or Transpose may be between product and Add. Operands are of rank 2 and floating point; weight and bias
+    are constant, and the bias doesn't broadcast the product. A product of higher rank stays MatMul and Add: see
+    flatten-linear.
     """
 
     name: ClassVar[str] = "fuse-gemm"
@@ -30,7 +35,7 @@ class FuseGemm(Pass):
         """Fuse what can be fused; returns the number of nodes that went."""
         count = 0
         for node in g.nodes(model, "MatMul", "Gemm"):
-            node, fused = _bias(node)
+            node, fused = _bias(node, ctx)
             count += fused
             for position in (0, 1):
                 node, fused = _transpose(node, position)
@@ -38,23 +43,44 @@ class FuseGemm(Pass):
         return count
 
 
-def _bias(node: ir.Node) -> tuple[ir.Node, int]:
+def _bias(node: ir.Node, ctx: Context) -> tuple[ir.Node, int]:
     """Take the constant that is added behind `node` as its bias. Returns the node that computes now, and 0 or 1."""
-    out = node.outputs[0]
+    product = out = node.outputs[0]
+    views: list[ir.Node] = []
+    while len(views) < _LONG and (view := g.sole_user(out, *VIEWS)) is not None and view.inputs[0] is out:
+        views.append(view)
+        out = view.outputs[0]
     add = g.sole_user(out, "Add")
     if add is None or not _is_product(node) or weight_dtype(node.inputs[1]) is None or add.graph is not node.graph:
         return node, 0
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
+    added = add.inputs[1 - add.inputs.index(out)]
+    if (len(node.inputs) > 2 and node.inputs[2] is not None) or not g.can_replace(add.outputs[0], out):
         return node, 0
-    bias = add.inputs[1 - add.inputs.index(out)]
-    tensor = None if bias is None else g.const_tensor(bias)
-    if tensor is None or tensor.dtype != out.dtype or not _broadcasts(tuple(tensor.shape.numpy()), g.shape(out)):
+    bias = None if added is None or added.dtype != product.dtype else _operand(added, product, views, add, ctx)
+    if bias is None:
         return node, 0
     keep = {k: v for k, v in node.attributes.items() if k != "beta"}
-    gemm = g.insert_before(add, "Gemm", [node.inputs[0], node.inputs[1], bias], keep, like=add.outputs[0])
-    g.replace_value(add.outputs[0], gemm.outputs[0])
+    gemm = g.insert_before(node, "Gemm", [node.inputs[0], node.inputs[1], bias], keep, like=product)
+    g.replace_value(add.outputs[0], out)
+    g.replace_value(product, gemm.outputs[0])
     g.remove([add, node])
     return gemm, 1
+
+
+def _operand(added: ir.Value, product: ir.Value, views: list[ir.Node], add: ir.Node, ctx: Context) -> ir.Value | None:
+    """The bias as Gemm wants it, before the views; None if there is no such constant."""
+    tensor = g.const_tensor(added)
+    if tensor is None or g.shape(add.outputs[0]) != g.shape(add.inputs[1 - add.inputs.index(added)]):
+        return None
+    if not views:
+        return added if _broadcasts(tuple(tensor.shape.numpy()), g.shape(product)) else None
+    array: np.ndarray | None = tensor.numpy()
+    for view in reversed(views):
+        array = through_view(array, view)
+    if array is None or not _broadcasts(array.shape, g.shape(product)):
+        return None
+    assert isinstance(add.graph, ir.Graph)
+    return g.initializer(add.graph, array, f"{added.name}_flat", ctx.scratch)
 
 
 def _transpose(node: ir.Node, position: int) -> tuple[ir.Node, int]:

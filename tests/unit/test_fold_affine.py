@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from edgec.compiler import graph as g
 from edgec.passes.fold_affine import FoldAffine
@@ -316,3 +317,31 @@ def test_scale_and_shift_before_padding_leave_the_shift() -> None:
     assert ops(out) == {"Add": 1, "Conv": 1}
     w["s"] = np.float32(0)
     check_pass(build(nodes, {"x": [1, 4, 6, 6]}, w), FoldAffine(), rewrites=0)
+
+
+@pytest.mark.parametrize("factor", [1e38, 1e-38])
+def test_a_factor_that_leaves_the_range_of_the_type_stays_and_is_noted(factor: float) -> None:
+    w = Weights()
+    w["k"] = np.float32(factor)
+    w.add("w", 2, 3, 1, 1, low=20.0, high=30.0)
+    w["w"] *= np.float32(1 if factor > 1 else 1e-3)
+    nodes = [("Conv", "x w", "c"), ("Mul", "c k", "m"), ("Sign", "m", "y")]
+    ctx = context()
+    check_pass(build(nodes, {"x": [1, 3, 3, 5]}, w), FoldAffine(), rewrites=0, ctx=ctx)
+    assert any("Conv_c" in note and "range" in note for note in ctx.notes)
+
+
+def test_a_small_weight_with_two_users_is_copied_for_one() -> None:
+    w = Weights()
+    nodes = [("Conv", f"x {w.add('w', 2, 3, 1, 1)}", "c"), ("Mul", f"c {w.add('s', 2, 1, 1)}", "m")]
+    nodes += [("Conv", "x w", "d"), ("Add", "d m", "y")]
+    out = check_pass(build(nodes, {"x": [1, 3, 3, 5]}, w), FoldAffine(), rewrites=1)
+    assert ops(out) == {"Conv": 2, "Add": 1}
+
+
+def test_half_precision_weights_stay_half() -> None:
+    w = Weights(dtype=np.float16)
+    nodes = [("MatMul", f"x {w.add('w', 4, 5)}", "c"), ("Mul", f"c {w.add('s', 5, low=0.5)}", "y")]
+    model = build(nodes, {"x": [2, 4]}, w, dtype=TensorProto.FLOAT16)
+    out = check_pass(model, FoldAffine(), rewrites=1, rtol=2e-3)
+    assert g.const(next(g.nodes(out, "MatMul")).inputs[1]).dtype == np.float16

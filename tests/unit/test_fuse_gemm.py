@@ -117,3 +117,26 @@ def test_quantised_weight() -> None:
     w["q"], w["s"] = np.ones((3, 5), np.int8), np.float32(0.1)
     nodes = [("DequantizeLinear", "q s", "w"), ("MatMul", "x w", "m"), ("Add", f"m {w.add('b', 5)}", "y")]
     assert ops(check_pass(build(nodes, {"x": [4, 3]}, w), FuseGemm(), rewrites=1)) == {"DequantizeLinear": 1, "Gemm": 1}
+
+
+@pytest.mark.parametrize(
+    ("dims", "bias"), [([2, 3, 5], (5,)), ([2, 3, 5], (1, 1, 5)), ([6, 5, 1], (5, 1)), ([3, 10], ())]
+)
+def test_keras_adds_the_bias_behind_a_reshape(dims: list[int], bias: tuple[int, ...]) -> None:
+    w = Weights()
+    w["rows"], w["back"] = np.array([-1, 4]), np.array(dims)
+    nodes = [("Reshape", "x rows", "r"), ("MatMul", f"r {w.add('w', 4, 5)}", "m"), ("Reshape", "m back", "t")]
+    nodes += [("Add", f"{w.add('b', *bias)} t", "y")]
+    out = check_pass(build(nodes, {"x": [2, 3, 4]}, w), FuseGemm(), rewrites=1)
+    assert ops(out) == {"Reshape": 2, "Gemm": 1}
+
+
+@pytest.mark.parametrize(
+    ("dims", "bias"), [([2, 3, 5], (3, 1)), ([5, 6], (6,)), ([5, 6], (5, 1)), ([1, 6, 5], (2, 1, 1))]
+)
+def test_a_bias_behind_a_reshape_that_mixes_columns_stays(dims: list[int], bias: tuple[int, ...]) -> None:
+    w = Weights()
+    w["back"] = np.array(dims)
+    nodes = [("MatMul", f"x {w.add('w', 4, 5)}", "m"), ("Reshape", "m back", "t")]
+    nodes += [("Add", f"{w.add('b', *bias)} t", "y")]
+    check_pass(build(nodes, {"x": [6, 4]}, w), FuseGemm(), rewrites=0)
