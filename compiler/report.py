@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,12 @@ def to_json(report: Report) -> dict[str, Any]:
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Output → its figures; see docs/report.md."""
     return {name: _difference(d) for name, d in comparison.outputs.items()}
+
+
+def interface_lines(renamed: Mapping[str, str], contract: Sequence[str]) -> list[str]:
+    """What differs at the file's interface, a sentence each; a new name that the contract tells is not told again."""
+    told = [(a, b) for a, b in renamed.items() for line in contract if f"'{a}'" in line and f"'{b}'" in line]
+    return [f"'{a}' is called '{b}' in the file" for a, b in renamed.items() if (a, b) not in told] + list(contract)
 
 
 def write(report: Report, path: Path) -> None:

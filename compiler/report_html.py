@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from . import figures as fig
+from .report import interface_lines
 
 Json = dict[str, Any]
 KINDS = 14
@@ -171,9 +172,7 @@ def _proof(d: Json) -> Html:
 def _interface(d: Json) -> Html:
     face = d["interface"]
     rows = [("input", i) for i in face["inputs"]] + [("output", o) for o in face["outputs"]]
-    rows += [("renamed", f"{a} → {b}") for a, b in face["renamed"].items()] + [
-        ("in the file", c) for c in face["contract"]
-    ]
+    rows += [("in the file", line) for line in interface_lines(face["renamed"], face["contract"])]
     return tag("section", tag("h2", "Interface"), _list(rows))
 
 

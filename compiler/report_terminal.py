@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import figures as fig
 from .records import PassRecord, Report
+from .report import interface_lines
 from .verify import Comparison
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _add_figures(table: Table, label: str, c: Comparison | None, tolerance: floa
 def _notices(report: Report, verbose: bool) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    lines = [f"{a} is called {b} in the file" for a, b in report.names.items()] + list(report.contract)
+    lines = interface_lines(report.names, report.contract)
     if verbose:
         lines = [*(f"input {i}" for i in report.inputs), *(f"output {o}" for o in report.outputs), *lines]
     if lines:

@@ -92,6 +92,11 @@ def test_what_json_has_no_number_for_is_a_string() -> None:
     assert float(broken["snr_db"]) == -math.inf
 
 
+def test_a_new_name_is_told_once() -> None:
+    lines = report.interface_lines({"a:0": "a_0", "b": "var_b"}, ["input 'a:0' is called 'a_0'", "'b' is int32"])
+    assert lines == ["'b' is called 'var_b' in the file", "input 'a:0' is called 'a_0'", "'b' is int32"]
+
+
 def test_writing_picks_the_form_by_the_suffix(tmp_path: Path, real: Report) -> None:
     report.write(real, tmp_path / "r.json")
     report.write(real, tmp_path / "R.HTML")
