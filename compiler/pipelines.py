@@ -30,6 +30,7 @@ RECOGNISE = (
     "fuse-global-pool",
     "fuse-depth-to-space",
     "fuse-attention",
+    "move-transposes",
 )
 
 FOLD = (
