@@ -53,7 +53,29 @@ class Builder:
     def op(self, name: str, /, **inputs: Any) -> Any:
         """Add an operator; its variable, or a list of them."""
         with np.errstate(all="ignore"):
-            return getattr(self.mil.mb, name)(**inputs)
+            return getattr(self.mil.mb, name)(**{k: self._parameter(v) for k, v in inputs.items()})
+
+    def _parameter(self, value: Any) -> Any:
+        """A parameter as a constant of the program, one for each content and type: they are most of a program."""
+        if value is None or isinstance(value, self.mil.Var) or callable(value):
+            return value
+        if isinstance(value, (list, tuple)):
+            if any(isinstance(v, self.mil.Var) for v in value):
+                return value
+            value = np.array(value)
+        if isinstance(value, str):
+            key: tuple[Any, ...] = ("str", value)
+        else:
+            array = np.asarray(value)
+            if array.dtype == np.int64:
+                array = array.astype(np.int32)
+            key = (array.dtype.name, array.shape, array.tobytes())
+            value = array[()] if array.ndim == 0 else array
+            value = bool(value) if array.dtype == np.bool_ and array.ndim == 0 else value
+        var = self._constants.get(key)
+        if var is None:
+            var = self._constants[key] = self.mil.mb.const(val=value)
+        return var
 
     @contextlib.contextmanager
     def inner_block(self) -> Iterator[None]:
@@ -80,15 +102,14 @@ class Builder:
         var = self._constants.get(key)
         if var is None:
             var = self._constants[key] = self._new_constant(constant)
-            if name:
+            if name and var in self.weights:
                 self.names[var] = name if constant.dtype != F16 else f"{name}_fp16"
         return var
 
     def _new_constant(self, constant: Constant) -> Var:
         if constant.size <= INLINE or constant.dtype.kind not in "fiub":
-            array = constant.numpy()
-            return self.op("const", val=array[()] if array.ndim == 0 else array)
-        var = self.op("const", val=np.broadcast_to(np.zeros((), constant.dtype), constant.shape))
+            return self._parameter(constant.numpy())
+        var = self.mil.mb.const(val=np.broadcast_to(np.zeros((), constant.dtype), constant.shape))
         self.weights[var] = constant
         return var
 
@@ -97,7 +118,7 @@ class Builder:
         key = ("affine", *weight.data.key, *weight.scale.key, weight.axis, weight.rounded, dtype.name)
         var = self._constants.get(key)
         if var is None:
-            var = self.op("const", val=np.broadcast_to(np.zeros((), dtype), weight.data.shape))
+            var = self.mil.mb.const(val=np.broadcast_to(np.zeros((), dtype), weight.data.shape))
             self._constants[key] = var
             self.weights[var] = weight
             if name:

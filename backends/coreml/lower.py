@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -242,9 +243,22 @@ def _only_rounded(value: ir.Value) -> bool:
 def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:
     """The lowered model. Raises UnsupportedOp, listing everything, when something is missing."""
     lowering = Lowering(model, target, options)
-    lowering.run()
+    with paused():
+        lowering.run()
     refuse(lowering.missing, target)
     return lowering
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Without the garbage collector: all of a growing program's objects live, and it would walk them again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def refuse(missing: Sequence[Missing], target: Target) -> None:

@@ -62,6 +62,7 @@ class Mil:
         self.mb = core.Builder
         self.types = core.types
         self.Function = core.Function
+        self.Var = core.Var
         self.Placeholder = importlib.import_module("coremltools.converters.mil.mil.program").Placeholder
 
     def opset(self, version: int) -> Any:
