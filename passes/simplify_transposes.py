@@ -6,19 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from ..compiler import graph
-from ..compiler.dims import Dim
 from ..compiler.passbase import Context, Pass
 from ..compiler.shape_values import ShapeValues
-from ..compiler.views import VIEWS, View, apply, expressible
-
-LONGEST = 8
-"""Nodes of a chain that are looked at together. Longer chains get there step by step."""
-
-Step = tuple[str, list[int]]
+from ..compiler.views import VIEWS, View, apply
+from .row_wise import meet
+from .view_steps import LONGEST, Step, build, constant_targets, dying
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class SimplifyTransposes(Pass):
         count = 0
         for node in graph.nodes(model, *VIEWS):
             values = values or ShapeValues(model)
-            count += _shorten(model.graph, values, node)
+            count += _shorten(model.graph, values, node) or meet(model.graph, values, node)
         return count
 
 
@@ -53,7 +48,7 @@ def _shorten(main: ir.Graph, values: ShapeValues, last: ir.Node) -> int:
         steps = _plan(values, chain[start:])
         if steps is None:
             continue
-        removed = _dying(chain[start:])
+        removed = dying(chain[start:])
         moved = _transposes(chain[len(chain) - removed :]) - sum(op == "Transpose" for op, _ in steps)
         saved = 4 * (removed - len(steps)) + moved
         if saved > 0 and (best is None or saved > best[0]):
@@ -65,22 +60,13 @@ def _shorten(main: ir.Graph, values: ShapeValues, last: ir.Node) -> int:
     assert source is not None
     if not steps and not graph.can_replace(last.outputs[0], source):
         return 0
-    _rebuild(main, values, last, source, steps)
+    graph.replace_value(last.outputs[0], build(main, last, source, steps, last.outputs[0]))
+    graph.remove_upwards(last)
     return 1
 
 
 def _transposes(nodes: Sequence[ir.Node]) -> int:
     return sum(n.op_type == "Transpose" for n in nodes)
-
-
-def _dying(chain: Sequence[ir.Node]) -> int:
-    """How many nodes at the end of the chain nobody needs once its last one is replaced."""
-    count = 1
-    for node in reversed(chain[:-1]):
-        if not graph.used_once(node.outputs[0]):
-            break
-        count += 1
-    return count
 
 
 def _plan(values: ShapeValues, chain: Sequence[ir.Node]) -> list[Step] | None:
@@ -96,51 +82,4 @@ def _plan(values: ShapeValues, chain: Sequence[ir.Node]) -> list[Step] | None:
         here = list(out)
     if view.shape() != here:
         return None
-    return _constant_targets(list(dims), view.steps())
-
-
-def _constant_targets(source: list[Dim], steps: Sequence[tuple[str, Sequence[Dim]]]) -> list[Step] | None:
-    plan: list[Step] = []
-    here: list[Dim] = source
-    for op, what in steps:
-        if op == "Transpose":
-            perm = [p for p in what if isinstance(p, int)]
-            plan.append((op, perm))
-            here = [here[p] for p in perm]
-            continue
-        target = expressible(here, what)
-        if target is None:
-            return None
-        plan.append((op, target))
-        here = list(what)
-    return plan
-
-
-def _rebuild(main: ir.Graph, values: ShapeValues, last: ir.Node, source: ir.Value, steps: Sequence[Step]) -> None:
-    out, value = last.outputs[0], source
-    for i, (op, what) in enumerate(steps):
-        if op == "Transpose":
-            node = graph.insert_before(last, op, [value], {"perm": what}, hint=f"{out.name}_{i}")
-        else:
-            shape = graph.initializer(main, np.array(what, np.int64), "shape")
-            node = graph.insert_before(last, op, [value, shape], hint=f"{out.name}_{i}")
-        new = node.outputs[0]
-        new.type, new.shape = out.type, _shape_after(value, op, what)
-        value = new
-    if steps:
-        value.shape = out.shape
-    graph.replace_value(out, value)
-    graph.remove_upwards(last)
-
-
-def _shape_after(value: ir.Value, op: str, what: Sequence[int]) -> ir.Shape | None:
-    have = graph.shape(value)
-    if have is None:
-        return None
-    if op == "Transpose":
-        return ir.Shape([have[p] for p in what])
-    dims: list[int | str | None] = [have[i] if w == 0 else None if w == -1 else w for i, w in enumerate(what)]
-    if -1 in what and all(isinstance(x, int) for x in have):
-        known = int(np.prod([x for x in dims if isinstance(x, int)]))
-        dims[list(what).index(-1)] = int(np.prod([x for x in have if isinstance(x, int)])) // known if known else None
-    return ir.Shape(dims)
+    return constant_targets(list(dims), view.steps())
