@@ -101,11 +101,7 @@ RULES = (
     Rule("HardSwish", Product(1 / 6, X, Op("Clip", Sum(3.0, X), ZERO, Const(6.0))), _unary("HardSwish")),
     Rule("Sigmoid", OneOf(Op("Div", ONE, _DENOMINATOR), Op("Reciprocal", _DENOMINATOR)), _unary("Sigmoid")),
     Rule("Swish", Op("Div", X, _DENOMINATOR), _unary("edgec::Swish")),
-    Rule(
-        "Swish",
-        Product(1.0, X, Op("Sigmoid", Product("alpha", X))),
-        lambda m: ("edgec::Swish", [m["x"]], {} if m.numbers["alpha"] == 1 else {"alpha": m.numbers["alpha"]}),
-    ),
+    Rule("Swish", Product(1.0, X, Op("Sigmoid", X)), _unary("edgec::Swish")),
     Rule("Softplus", Op("Log", Sum(1.0, Op("Exp", X))), _unary("Softplus")),
     Rule("Mish", Product(1.0, X, Op("Tanh", Op("Softplus", X))), _unary("Mish")),
     Rule("Softsign", Op("Div", X, Sum(1.0, Op("Abs", X))), _unary("Softsign")),
@@ -133,7 +129,7 @@ class FuseActivations(Pass):
     | `Clip(x + 3, 0, 6) / 6` and other slopes | `HardSigmoid` |
     | `x · HardSigmoid(x)`, `x · Clip(x + 3, 0, 6) / 6` | `HardSwish` |
     | `1 / (1 + Exp(-x))` | `Sigmoid` |
-    | `x · Sigmoid(alpha · x)`, `x / (1 + Exp(-x))` | `Swish` |
+    | `x · Sigmoid(x)`, `x / (1 + Exp(-x))` | `Swish` |
     | `Log(1 + Exp(x))` | `Softplus` |
     | `x · Tanh(Softplus(x))` | `Mish` |
     | `x / (1 + Abs(x))` | `Softsign` |

@@ -33,7 +33,6 @@ FORMS = [
     ("a = Neg(x) b = Exp(a) c = Add(b, one) y = Div(one, c)", "Sigmoid", {}),
     ("a = Neg(x) b = Exp(a) c = Add(one, b) y = Reciprocal(c)", "Sigmoid", {}),
     ("a = Sigmoid(x) y = Mul(a, x)", "edgec::Swish", {}),
-    ("a = Mul(x, k) b = Sigmoid(a) y = Mul(x, b)", "edgec::Swish", {"alpha": 1.702}),
     ("a = Neg(x) b = Exp(a) c = Add(one, b) y = Div(x, c)", "edgec::Swish", {}),
     ("a = Exp(x) b = Add(a, one) y = Log(b)", "Softplus", {}),
     ("a = Exp(x) b = Add(a, one) c = Log(b) d = Tanh(c) y = Mul(x, d)", "Mish", {}),
