@@ -1,12 +1,12 @@
 """A small matcher for expression trees: patterns are plain data, and a match that fails narrowly says why.
 
     GELU = Product(0.5, Var("x"), Sum(1.0, Op("Erf", Product(2**-0.5, Var("x")))))
-    for match in find(model, GELU, ctx, "GELU"):
+    for match in find(model, GELU):
         replace(match, "Gelu", [match["x"]])
 
 `Product` and `Sum` match every way of writing a product or a sum: any order and nesting, constants collected in one
 number, division by a constant, powers of two and three. The inner nodes of a match are read by the match alone. If the
-structure fits while a constant or a reader does not, that is a near miss: noted, unless its root goes in another match.
+structure fits while a constant or a reader does not, that is a near miss.
 """
 
 from __future__ import annotations
@@ -148,27 +148,40 @@ def match(pattern: Pattern, root: ir.Node) -> Match | None:
     return near
 
 
-def find(model: ir.Model, pattern: Pattern, ctx: Context | None = None, what: str = "") -> Iterator[Match]:
+class NearMisses:
+    """What almost matched. It is told once all patterns were tried, of the nodes that are then still there."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[ir.Node, str]] = []
+
+    def add(self, root: ir.Node, what: str, why: str) -> None:
+        """Remember that `root` looks like `what`, but is not for the reason `why`."""
+        if why:
+            self._found.append((root, f"looks like {what}, but {why}"))
+
+    def tell(self, ctx: Context) -> None:
+        """Note them in `ctx`."""
+        for root, text in self._found:
+            if root.graph is not None:
+                ctx.note(f"{root.name or root.op_type}: {text}")
+
+
+def find(model: ir.Model, pattern: Pattern, near: NearMisses | None = None, what: str = "") -> Iterator[Match]:
     """All matches in all graphs, in node order; the model may be rewritten while they come.
 
-    Near misses are noted in `ctx` as "looks like `what`, but …" once the search is over, unless their root was removed.
+    Matches of three nodes and more with one fault are added to `near`, as looking like `what`.
     """
     roots, needed = root_types(pattern), _needed(pattern)
     if not needed <= {n.op_type for n in g.nodes(model)}:
         return
-    near: list[Match] = []
     for node in g.nodes(model, *roots):
         if node.graph is None:
             continue
         found = match(pattern, node)
         if found is not None and not found.why:
             yield found
-        elif found is not None:
-            near.append(found)
-    if ctx is not None and what:
-        for miss in near:
-            if miss.root.graph is not None and len(miss.why) == 1 and len(miss.nodes) > 2:
-                ctx.note(f"{miss.root.name or miss.root.op_type}: looks like {what}, but {miss.why[0]}")
+        elif found is not None and near is not None and len(found.why) == 1 and len(found.nodes) > 2:
+            near.add(node, what, found.why[0])
 
 
 def replace(
@@ -199,16 +212,18 @@ class Rule:
 def rewrite(model: ir.Model, rules: Iterable[Rule], ctx: Context) -> int:
     """Apply rules, in order, wherever they match on values of `FLOATS`; the number of matches replaced."""
     count = 0
+    near = NearMisses()
     for rule in rules:
-        for found in find(model, rule.pattern, ctx, rule.what):
+        for found in find(model, rule.pattern, near, rule.what):
             made = _checked(rule, found)
             if not isinstance(made, str):
                 replace(found, *made)
                 count += 1
                 if "::" in made[0]:
                     functions.declare(model, made[0].rpartition("::")[2])
-            elif made:
-                ctx.note(f"{found.root.name or found.root.op_type}: looks like {rule.what}, but {made}")
+            else:
+                near.add(found.root, rule.what, made)
+    near.tell(ctx)
     return count
 
 

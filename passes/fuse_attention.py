@@ -38,7 +38,6 @@ class FuseAttention(Pass):
         if not any(True for _ in g.nodes(model, "Softmax")):
             return 0
         values = ShapeValues(model)
-        values.name_sizes(model)
         for graph in list(g.graphs(model)):
             masks, packed = Masks(ctx, values.source if graph is model.graph else {}), Packed()
             for node in list(graph):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import FLOATS, Const, Match, OneOf, Op, Pattern, Product, Sum, Var, find
+from ..compiler.patterns import FLOATS, Const, Match, NearMisses, OneOf, Op, Pattern, Product, Sum, Var, find
 from .group_normalization import fuse_groups
 from .scale_shift import Affine, absorb, as_axes
 
@@ -67,18 +67,18 @@ class FuseNormalization(Pass):
     name: ClassVar[str] = "fuse-normalization"
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        count = 0
+        count, near = 0, NearMisses()
         kinds: tuple[tuple[str, Pattern, Callable[[Match, Context], str]], ...] = (
             ("LayerNormalization", BATCH_STYLE, _batch_style),
             ("LayerNormalization", NORMALISED, _standardised),
             ("RMSNormalization", ROOT_MEAN_SQUARE, _root_mean_square),
         )
         for what, pattern, fuse in kinds:
-            for found in find(model, pattern, ctx, what):
+            for found in find(model, pattern, near, what):
                 why = fuse(found, ctx)
                 count += not why
-                if why:
-                    ctx.note(f"{found.root.name or found.root.op_type}: looks like {what}, but {why}")
+                near.add(found.root, what, why)
+        near.tell(ctx)
         return count + fuse_groups(model, ctx)
 
 

@@ -156,11 +156,9 @@ def test_other_readers_are_noted() -> None:
 
 def test_mean_and_variance_over_different_axes() -> None:
     """That is no layer normalisation, but still a root mean square of what is centred."""
-    ctx = context()
     body = START + "s = Mul(c, c) v = ReduceMean(s, other) e = Add(v, eps) d = Sqrt(e) y = Div(c, d)"
-    fused = check_pass(model(body, *SEQUENCE, extra="int64[1] other = {1}"), FuseNormalization(), rewrites=1, ctx=ctx)
+    fused = check_pass(model(body, *SEQUENCE, extra="int64[1] other = {1}"), FuseNormalization(), rewrites=1)
     assert ops(fused) == {"ReduceMean": 1, "Sub": 1, "Transpose": 2, "RMSNormalization": 1}
-    assert any("different axes" in n for n in ctx.notes)
 
 
 def test_a_scale_along_other_axes_stays() -> None:
