@@ -49,12 +49,14 @@ class ShapeValues:
 
     def name_sizes(self, model: ir.Model) -> None:
         """Write what anonymous symbols turned out to be into the shapes: equal sizes then have equal names."""
+        names: dict[Dim, str] = {}
+        for name, size in self.bound.items():
+            names.setdefault(size, size.symbol() or name if isinstance(size, Poly) else name)
         for node in model.graph.all_nodes():
             for out in node.outputs:
                 shape = graph.shape(out)
-                if shape is not None and any(name in self.bound for name in shape if isinstance(name, str)):
-                    named = [_name(dim) for dim in self.dims(out) or ()]
-                    out.shape = ir.Shape([new or old for new, old in zip(named, shape, strict=True)])
+                if shape is not None and any(dim in self.bound for dim in shape):
+                    out.shape = ir.Shape([_named(dim, self.bound, names) for dim in shape])
 
     def elements(self, value: ir.Value | None) -> Elements | None:
         """The elements of a small integer or boolean tensor, as an array of its shape."""
@@ -110,8 +112,18 @@ class ShapeValues:
                 self.bound[str(name)] = dim
 
 
-def _name(dim: Dim) -> int | str | None:
-    return dim if isinstance(dim, int) else dim.symbol()
+def slice_args(node: ir.Node) -> tuple[list[int], list[int], list[int], list[int]] | None:
+    """starts, ends, axes and steps of a Slice, if all are constant."""
+    given = [graph.ints(v) if v is not None else None for v in node.inputs[1:5]] + [None] * (5 - len(node.inputs))
+    starts, ends, axes, steps = given
+    unknown = any(v is not None and g is None for v, g in zip(node.inputs[1:], given, strict=False))
+    if starts is None or ends is None or unknown:
+        return None
+    return starts, ends, axes or list(range(len(starts))), steps or [1] * len(starts)
+
+
+LAST = (1 << 31) - 1
+"""The least end of a Slice by which exporters mean "to the end"."""
 
 
 def name_sizes(model: ir.Model) -> None:
@@ -119,19 +131,8 @@ def name_sizes(model: ir.Model) -> None:
 
     A Reshape from [5,B,96] to [5,-1,8] and back gives [5,B,96] again, and not one more `unk__`.
     """
-    if not any(isinstance(dim, str) for v in model.graph.inputs for dim in graph.shape(v) or ()):
-        return
-    values = ShapeValues(model)
-    if not values.bound:
-        return
-    names: dict[Dim, str] = {}
-    for name, size in values.bound.items():
-        names.setdefault(size, size.symbol() or name if isinstance(size, Poly) else name)
-    for node in model.graph.all_nodes():
-        for out in node.outputs:
-            shape = graph.shape(out)
-            if shape is not None and any(dim in values.bound for dim in shape):
-                out.shape = ir.Shape([_named(dim, values.bound, names) for dim in shape])
+    if any(isinstance(dim, str) for v in model.graph.inputs for dim in graph.shape(v) or ()):
+        ShapeValues(model).name_sizes(model)
 
 
 def _named(dim: int | str | None, bound: Mapping[str, Dim], names: Mapping[Dim, str]) -> int | str | None:
@@ -206,10 +207,32 @@ def _range_dims(values: ShapeValues, node: ir.Node) -> Shape | None:
     return [end.item() if end.item() is not None and d.sign(end.item())[0] else None]
 
 
+def _slice_dims(values: ShapeValues, node: ir.Node) -> Shape | None:
+    """What is sliced from 0 to the end stays as long as it was."""
+    dims = values.dims(node.inputs[0])
+    args = slice_args(node)
+    if dims is None or args is None:
+        return None
+    found: list[Dim | None] = list(dims)
+    for start, end, axis, step in zip(*args, strict=True):
+        if start != 0 or end < LAST or step != 1:
+            found[axis] = None
+    return found
+
+
+def _pad_dims(values: ShapeValues, node: ir.Node) -> Shape | None:
+    dims, pads = values.dims(node.inputs[0]), graph.ints(node.inputs[1])
+    if dims is None or pads is None or len(pads) != 2 * len(dims):
+        return None
+    return [d.add(dim, pads[i] + pads[i + len(dims)]) for i, dim in enumerate(dims)]
+
+
 _SHAPES: dict[str, Callable[[ShapeValues, ir.Node], Shape | None]] = {
     "Concat": _concat_dims,
     "ConstantOfShape": _given_dims,
     "Expand": _expand_dims,
+    "Pad": _pad_dims,
     "Range": _range_dims,
     "Reshape": reshape_dims,
+    "Slice": _slice_dims,
 }

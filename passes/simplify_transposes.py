@@ -13,6 +13,7 @@ from ..compiler.passbase import Context, Pass
 from ..compiler.shape_values import ShapeValues
 from ..compiler.views import VIEWS, View, apply
 from .row_wise import meet
+from .sink import SINKABLE, sink
 from .view_steps import LONGEST, Step, build, constant_targets, dying
 
 
@@ -31,7 +32,7 @@ class SimplifyTransposes(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         values: ShapeValues | None = None
-        count = 0
+        count = sum(sink(model.graph, node) for node in graph.nodes(model, *SINKABLE))
         for node in graph.nodes(model, *VIEWS):
             values = values or ShapeValues(model)
             count += _shorten(model.graph, values, node) or meet(model.graph, values, node)
