@@ -130,7 +130,7 @@ class Call:
     def ints(self, name: str, default: Any = None) -> list[int]:
         return [int(v) for v in self.const(name, default).reshape(-1)]
 
-    def int(self, name: str, default: Any = None) -> int:
+    def integer(self, name: str, default: Any = None) -> int:
         return int(self.const(name, default).item())
 
     def number(self, name: str, default: Any = None) -> float:
@@ -148,7 +148,7 @@ class Call:
 
     def axis(self, name: str = "axis", default: Any = None, of: str = "x") -> int:
         """A constant axis of `of`, counted from the front."""
-        return self.int(name, default) % max(self.rank(of), 1)
+        return self.integer(name, default) % max(self.rank(of), 1)
 
 
 Result = ir.Value | Sequence[ir.Value]

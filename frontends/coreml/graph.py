@@ -60,7 +60,7 @@ class Builder:
         """Add a constant to the outermost graph."""
         name = self.names.fresh(name)
         tensor.name = name
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(tuple(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.root.initializers[name] = value
         return value
 

@@ -134,7 +134,8 @@ class Literal:
             values = getattr(self.proto.immediateValue.tensor, field).values if field else []
             return np.array(list(values), element.numpy).reshape(shape)
         if element.bits >= 8:
-            return self.raw().view(element.numpy).reshape(shape)
+            whole: Array = self.raw().view(element.numpy)
+            return whole.reshape(shape)
         return _unpack(self.raw(), element.bits, self.count, signed=self.type.dtype.startswith("int")).reshape(shape)
 
     def stored(self, shape: Sequence[int] | None = None) -> ir.TensorProtocol:
@@ -145,7 +146,7 @@ class Literal:
             raise ModelError(f"constant '{self.name}': ONNX has no type for {self.type.dtype}")
         if self.blob is not None:
             return self._mapped(onnx_type, dims)
-        return ir.tensor(self.numpy().reshape(dims), dtype=onnx_type, name=self.name)
+        return ir.tensor(self.numpy().reshape([d or 0 for d in dims]), dtype=onnx_type, name=self.name)
 
     def packed(self) -> ir.TensorProtocol:
         """The packed bytes of elements under eight bits, as a one-dimensional UINT8 tensor."""

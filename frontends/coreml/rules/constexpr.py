@@ -158,7 +158,7 @@ def _look_up(o: Call, indices: ir.Value, shape: Sequence[int]) -> ir.Value:
     if vector == 1:
         return b.reshape(found, shape)
     rank = len(shape)
-    axis = o.int("vector_axis") % rank
+    axis = o.integer("vector_axis") % rank
     moved = b.transpose(found, [*range(axis + 1), rank, *range(axis + 1, rank)])
     return b.reshape(moved, [n * vector if a == axis else n for a, n in enumerate(shape)])
 
@@ -202,7 +202,7 @@ def constexpr_lut_to_sparse(o: Call) -> Result:
     dense = _look_up(o, indices, shape)
     vector = o.shape("lut")[-1]
     if vector > 1:
-        axis = o.int("vector_axis") % len(shape)
+        axis = o.integer("vector_axis") % len(shape)
         positions = np.repeat(np.arange(shape[axis]), vector)
         mask = b.op("Gather", mask, b.constant(positions), axis=axis)
     return [mask, _kept(b, dense, mask)]

@@ -221,4 +221,4 @@ def softplus_parametric(o: Call) -> Result:
 
 @rule("softmax")
 def softmax(o: Call) -> Result:
-    return o.b.op("Softmax", o.value(), axis=o.int("axis", -1))
+    return o.b.op("Softmax", o.value(), axis=o.integer("axis", -1))

@@ -31,7 +31,8 @@ def grid(mode: str, size: int, wanted: int) -> Array:
         points = (i + 0.5) * size / wanted - 0.5
     else:
         raise Unsupported(f"sampling mode '{mode}' is not one that MIL defines")
-    return np.clip(points, 0.0, size - 1)
+    clipped: Array = np.clip(points, 0.0, size - 1)
+    return clipped
 
 
 def _interpolate(o: Call, x: ir.Value, axis: int, size: int, points: Array) -> ir.Value:
@@ -106,19 +107,19 @@ def upsample_bilinear(o: Call) -> Result:
 
 @rule("resize_nearest_neighbor", exact=True)
 def resize_nearest(o: Call) -> Result:
-    return _resize(o, _spatial(o, o.int("target_size_height"), o.int("target_size_width")), "DEFAULT", nearest=True)
+    return _resize(o, _spatial(o, o.integer("target_size_height"), o.integer("target_size_width")), "DEFAULT", nearest=True)
 
 
 @rule("resize_bilinear")
 def resize_bilinear(o: Call) -> Result:
-    targets = _spatial(o, o.int("target_size_height", 1), o.int("target_size_width", 1))
+    targets = _spatial(o, o.integer("target_size_height", 1), o.integer("target_size_width", 1))
     return _resize(o, targets, o.text("sampling_mode", "DEFAULT"), nearest=False)
 
 
 @rule("resize")
 def resize(o: Call) -> Result:
     """The last `resized_dims` entries of `shape` are the new sizes; 0 keeps a dimension."""
-    count, rank = o.int("resized_dims"), o.rank()
+    count, rank = o.integer("resized_dims"), o.rank()
     wanted = o.ints("shape")[-count:] if count else []
     kind = o.text("interpolation_mode", "LINEAR")
     if kind not in ("LINEAR", "NEAREST_NEIGHBOR"):
@@ -184,6 +185,6 @@ def affine(o: Call) -> Result:
         raise Unsupported(f"{facts} with align_corners={o.flag('align_corners')}: MIL defines one combination only")
     batch, channels = o.shape()[:2]
     matrix = b.op("Expand", o.value("transform_matrix"), b.ints([batch, 6]))
-    size = b.ints([batch, channels, o.int("output_height"), o.int("output_width")])
+    size = b.ints([batch, channels, o.integer("output_height"), o.integer("output_width")])
     points = b.op("AffineGrid", b.reshape(matrix, [batch, 2, 3]), size, align_corners=1)
     return b.op("GridSample", o.value(), points, mode="linear", padding_mode="zeros", align_corners=1)

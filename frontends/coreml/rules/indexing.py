@@ -100,7 +100,7 @@ def _indices(o: Call) -> ir.Value:
 @rule("gather", exact=True)
 def gather(o: Call) -> Result:
     """With batch_dims, the axis is moved behind the batch axes and GatherND does the rest."""
-    b, rank, axis, batch = o.b, o.rank(), o.axis("axis", 0), o.int("batch_dims", 0)
+    b, rank, axis, batch = o.b, o.rank(), o.axis("axis", 0), o.integer("batch_dims", 0)
     if batch == 0:
         return b.op("Gather", o.value(), _indices(o), axis=axis)
     rest = [a for a in range(batch, rank) if a != axis]
@@ -115,13 +115,13 @@ def gather(o: Call) -> Result:
 
 @rule("gather_along_axis", exact=True)
 def gather_along_axis(o: Call) -> Result:
-    return o.b.op("GatherElements", o.value(), _indices(o), axis=o.int("axis", 0))
+    return o.b.op("GatherElements", o.value(), _indices(o), axis=o.integer("axis", 0))
 
 
 @rule("gather_nd", exact=True)
 def gather_nd(o: Call) -> Result:
     indices = o.b.cast(o.value("indices"), INT64)
-    return o.b.op("GatherND", o.value(), indices, batch_dims=o.int("batch_dims", 0))
+    return o.b.op("GatherND", o.value(), indices, batch_dims=o.integer("batch_dims", 0))
 
 
 def _updates(o: Call) -> tuple[ir.Value, str]:
@@ -151,7 +151,7 @@ def scatter_along_axis(o: Call) -> Result:
     updates, reduction = _updates(o)
     indices = o.b.cast(o.value("indices"), INT64)
     return o.b.op(
-        "ScatterElements", o.value("data"), indices, updates, axis=o.int("axis", 0), reduction=reduction
+        "ScatterElements", o.value("data"), indices, updates, axis=o.integer("axis", 0), reduction=reduction
     )
 
 

@@ -51,7 +51,7 @@ def conv(o: Call) -> Result:
     padding = {"auto_pad": pads} if isinstance(pads, str) else {"pads": pads}
     return o.b.op(
         "Conv", o.value(), o.value("weight"), o.optional("bias"),
-        kernel_shape=kernel, strides=strides, dilations=dilations, group=o.int("groups", 1), **padding,
+        kernel_shape=kernel, strides=strides, dilations=dilations, group=o.integer("groups", 1), **padding,
     )
 
 
@@ -80,7 +80,7 @@ def conv_transpose(o: Call) -> Result:
         ends = [e - b for e, b in zip(excess, begins, strict=True)]
     return o.b.op(
         "ConvTranspose", o.value(), o.value("weight"), o.optional("bias"),
-        kernel_shape=kernel, strides=strides, dilations=dilations, group=o.int("groups", 1),
+        kernel_shape=kernel, strides=strides, dilations=dilations, group=o.integer("groups", 1),
         pads=[*begins, *(max(e, 0) for e in ends)], output_padding=[max(-e, 0) for e in ends],
     )
 

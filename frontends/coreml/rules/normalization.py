@@ -66,7 +66,7 @@ def local_response_norm(o: Call) -> Result:
         raise Unsupported(
             f"rank {o.rank()}: the values in coremltools' own test (rank 3) contradict the definition, so only rank 4 is sure"
         )
-    size = o.int("size")
+    size = o.integer("size")
     if size % 2 == 0:
         raise Unsupported(f"size {size} is even, and MIL does not say on which side the window is longer")
     return o.b.op(

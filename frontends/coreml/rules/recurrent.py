@@ -23,15 +23,14 @@ _ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
 
 
 def _activations(names: Sequence[str], directions: int) -> dict[str, object]:
+    """Attributes for activations; onnxruntime hands alphas and betas only to those that take some, in order."""
     unknown = [n for n in names if n not in _ACTIVATIONS]
     if unknown:
         raise Unsupported(f"activation '{unknown[0]}' is none of {', '.join(_ACTIVATIONS)}")
     rows = [_ACTIVATIONS[n] for n in names] * directions
-    return {
-        "activations": [r[0] for r in rows],
-        "activation_alpha": [0.0 if r[1] is None else r[1] for r in rows],
-        "activation_beta": [0.0 if r[2] is None else r[2] for r in rows],
-    }
+    alphas, betas = ([r[n] for r in rows if r[n] is not None] for n in (1, 2))
+    parameters = {"activation_alpha": alphas, "activation_beta": betas} if alphas else {}
+    return {"activations": [r[0] for r in rows], **parameters}
 
 
 def _gates(o: Call, names: Sequence[str], order: Sequence[int], gates: int) -> ir.Value:

@@ -30,7 +30,7 @@ def reduce(o: Call) -> Result:
 @rule("reduce_argmax", "reduce_argmin")
 def reduce_arg(o: Call) -> Result:
     op = "ArgMax" if o.kind == "reduce_argmax" else "ArgMin"
-    found = o.b.op(op, o.value(), axis=o.int("axis", -1), keepdims=int(o.flag("keep_dims")))
+    found = o.b.op(op, o.value(), axis=o.integer("axis", -1), keepdims=int(o.flag("keep_dims")))
     return o.b.cast(found, INT32)
 
 
@@ -45,7 +45,7 @@ def topk(o: Call) -> Result:
     b = o.b
     axis = o.axis("axis", -1)
     x, narrow = _narrow_to_int32(o, o.value())
-    k = o.int("k", 1)
+    k = o.integer("k", 1)
     count = b.ints([k]) if k != -1 else b.op("Shape", x, start=axis, end=axis + 1)
     values, indices = b.nodes_of(
         "TopK", [x, count], {"axis": axis, "largest": int(not o.flag("ascending")), "sorted": int(o.flag("sort", True))}, 2
@@ -67,7 +67,7 @@ def argsort(o: Call) -> Result:
 @rule("cumsum")
 def cumsum(o: Call) -> Result:
     exclusive, reverse = int(o.flag("exclusive")), int(o.flag("reverse"))
-    return o.b.op("CumSum", o.value(), o.b.ints(o.int("axis", 0)), exclusive=exclusive, reverse=reverse)
+    return o.b.op("CumSum", o.value(), o.b.ints(o.integer("axis", 0)), exclusive=exclusive, reverse=reverse)
 
 
 @rule("non_zero")
@@ -81,7 +81,7 @@ def non_zero(o: Call) -> Result:
 def one_hot(o: Call) -> Result:
     """on_value where the position along the new axis equals the index, off_value elsewhere."""
     b, rank = o.b, o.rank("indices")
-    axis = o.int("axis", -1) % (rank + 1)
+    axis = o.integer("axis", -1) % (rank + 1)
     size = b.cast(o.value("one_hot_vector_size"), INT64)
     if o.rank("one_hot_vector_size"):
         size = b.op("Squeeze", size)

@@ -81,7 +81,7 @@ def concat(o: Call) -> Result:
     b, values, rank = o.b, o.values("values"), o.rank("values")
     if rank == 0:
         return b.op("Concat", *(b.op("Unsqueeze", v, b.ints([0])) for v in values), axis=0)
-    axis = o.int("axis") % rank
+    axis = o.integer("axis") % rank
     if not o.flag("interleave"):
         return b.op("Concat", *values, axis=axis)
     stacked = b.op("Concat", *(b.op("Unsqueeze", v, b.ints([axis + 1])) for v in values), axis=axis + 1)
@@ -92,7 +92,7 @@ def concat(o: Call) -> Result:
 
 @rule("stack", exact=True)
 def stack(o: Call) -> Result:
-    b, axis = o.b, o.int("axis") % (o.rank("values") + 1)
+    b, axis = o.b, o.integer("axis") % (o.rank("values") + 1)
     return b.op("Concat", *(b.op("Unsqueeze", v, b.ints([axis])) for v in o.values("values")), axis=axis)
 
 
@@ -140,7 +140,7 @@ def band_part(o: Call) -> Result:
     carried = o.type().element.carried
     if carried == INT32:
         x = b.cast(x, INT64)
-    lower, upper = o.int("lower", -1), o.int("upper", -1)
+    lower, upper = o.integer("lower", -1), o.integer("upper", -1)
     if lower >= 0:
         x = b.op("Trilu", x, b.ints(-lower), upper=1)
     if upper >= 0:
@@ -188,7 +188,7 @@ def pad(o: Call) -> Result:
 
 @rule("sliding_windows", exact=True)
 def sliding_windows(o: Call) -> Result:
-    axis, size, stride = o.axis(), o.int("size"), o.int("stride", 1)
+    axis, size, stride = o.axis(), o.integer("size"), o.integer("stride", 1)
     count = (o.shape()[axis] - size) // stride + 1
     index = np.arange(count)[:, None] * stride + np.arange(size)
     return o.b.op("Gather", o.value(), o.b.constant(index.astype(np.int64)), axis=axis)
@@ -199,23 +199,23 @@ def sliding_windows(o: Call) -> Result:
 
 @rule("depth_to_space", exact=True)
 def depth_to_space(o: Call) -> Result:
-    return o.b.op("DepthToSpace", o.value(), blocksize=o.int("block_size"), mode="DCR")
+    return o.b.op("DepthToSpace", o.value(), blocksize=o.integer("block_size"), mode="DCR")
 
 
 @rule("pixel_shuffle", exact=True)
 def pixel_shuffle(o: Call) -> Result:
-    return o.b.op("DepthToSpace", o.value(), blocksize=o.int("upscale_factor"), mode="CRD")
+    return o.b.op("DepthToSpace", o.value(), blocksize=o.integer("upscale_factor"), mode="CRD")
 
 
 @rule("space_to_depth", exact=True)
 def space_to_depth(o: Call) -> Result:
-    return o.b.op("SpaceToDepth", o.value(), blocksize=o.int("block_size"))
+    return o.b.op("SpaceToDepth", o.value(), blocksize=o.integer("block_size"))
 
 
 @rule("pixel_unshuffle", exact=True)
 def pixel_unshuffle(o: Call) -> Result:
     """The inverse of pixel_shuffle: channels outside, offsets within the block inside."""
-    f = o.int("downscale_factor")
+    f = o.integer("downscale_factor")
     n, c, h, w = o.shape()
     parts = o.b.reshape(o.value(), [n, c, h // f, f, w // f, f])
     return o.b.reshape(o.b.transpose(parts, [0, 1, 3, 5, 2, 4]), [n, c * f * f, h // f, w // f])
