@@ -29,6 +29,7 @@ RECOGNISE = (
     "fuse-normalization",
     "fuse-global-pool",
     "fuse-depth-to-space",
+    "fuse-softmax",
     "fuse-attention",
     "move-transposes",
 )

@@ -75,10 +75,6 @@ def _prelu(m: Match, sign: float) -> Made | str:
     return "PRelu", [m["x"], g.initializer(graph, (sign * slope).astype(slope.dtype), f"{m.output.name}_slope")], {}
 
 
-def _log_softmax(m: Match) -> Made | str:
-    return "LogSoftmax", [m["x"]], {"axis": g.attr(m.named["softmax"], "axis", -1)}
-
-
 _DENOMINATOR = Sum(1.0, Op("Exp", Product(-1.0, X)))
 _POSITIVE = OneOf(Op("Greater", X, ZERO), Op("GreaterOrEqual", X, ZERO), Op("Less|LessOrEqual", ZERO, X))
 _SLOPED = Product("slope", X)
@@ -105,7 +101,6 @@ RULES = (
     Rule("Softplus", Op("Log", Sum(1.0, Op("Exp", X))), _unary("Softplus")),
     Rule("Mish", Product(1.0, X, Op("Tanh", Op("Softplus", X))), _unary("Mish")),
     Rule("Softsign", Op("Div", X, Sum(1.0, Op("Abs", X))), _unary("Softsign")),
-    Rule("LogSoftmax", Op("Log", Op("Softmax", X, name="softmax")), _log_softmax),
     Rule("LeakyRelu", OneOf(Op("Max", X, _SLOPED), Op("Where", _POSITIVE, X, _SLOPED)), _leaky),
     Rule("LeakyRelu", Sum(0.0, Op("Relu", X), Product("slope", _OPPOSITE)), _negative_leaky),
     Rule("PRelu", Op("Add", Op("Relu", X), Op("Mul", Var("slope"), _OPPOSITE)), lambda m: _prelu(m, -1)),
@@ -133,7 +128,6 @@ class FuseActivations(Pass):
     | `Log(1 + Exp(x))` | `Softplus` |
     | `x · Tanh(Softplus(x))` | `Mish` |
     | `x / (1 + Abs(x))` | `Softsign` |
-    | `Log(Softmax(x))` | `LogSoftmax` |
     | `Max(x, slope · x)`, `Where(x > 0, x, slope · x)` | `LeakyRelu` |
     | `Relu(x) - slope · Relu(-x)`, `Relu(x) + slope · (x - Abs(x)) / 2` | `LeakyRelu`, `PRelu` |
     | `Where(x > 0, x, alpha · (Exp(x) - 1))` | `Elu` |

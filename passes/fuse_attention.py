@@ -276,7 +276,7 @@ class _Form:
             if layout is not None and (best is None or layout.cost - len(passed) <= best[1].cost - len(best[2])):
                 best = value, layout, list(passed)
             node = g.sole_user(value, *LAYOUT)
-            after = step(node, dims) if node is not None and node.inputs[0] is value else None
+            after = step(node.outputs[0], dims) if node is not None and node.inputs[0] is value else None
             if node is None or after is None:
                 break
             value, dims = node.outputs[0], after

@@ -38,7 +38,7 @@ def _fuse(last: ir.Node, ctx: Context) -> bool:
     axes = [axis(s) for s in start]
     dims: list[Axis] | None = axes
     for node in (first, middle, last):
-        dims = None if dims is None else step(node, dims)
+        dims = None if dims is None else step(node.outputs[0], dims)
     if dims is None or len(dims) != 4:
         return False
     found = _spread(resolve(axes), resolve(dims)) or _gather(resolve(axes), resolve(dims))

@@ -104,7 +104,7 @@ def _pass(walk: _Walk, node: ir.Node) -> bool:
     """Take one more node into the walk; False when it can't be passed."""
     walk.dims, walk.rows = resolve(walk.dims), resolve(walk.rows)
     if node.op_type in LAYOUT and not node.domain:
-        after = step(node, walk.dims)
+        after = step(node.outputs[0], walk.dims)
         if after is None:
             return False
         walk.dims = after

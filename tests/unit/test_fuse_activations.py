@@ -38,7 +38,6 @@ FORMS = [
     ("a = Exp(x) b = Add(a, one) c = Log(b) d = Tanh(c) y = Mul(x, d)", "Mish", {}),
     ("a = Softplus(x) d = Tanh(a) y = Mul(d, x)", "Mish", {}),
     ("a = Abs(x) b = Add(a, one) y = Div(x, b)", "Softsign", {}),
-    ("a = Softmax<axis = 1>(x) y = Log(a)", "LogSoftmax", {"axis": 1}),
     ("a = Mul(x, tenth) y = Max(a, x)", "LeakyRelu", {"alpha": 0.1}),
     ("a = Mul(x, k) c = Greater(x, zero) y = Where(c, x, a)", "LeakyRelu", {"alpha": 1.702}),
     ("a = Relu(x) b = Neg(x) c = Relu(b) d = Mul(c, tenth) y = Add(a, d)", "LeakyRelu", {"alpha": -0.1}),

@@ -177,6 +177,28 @@ def test_packed_projection(static: bool) -> None:
     assert ops(fused) == {"Transpose": 2, "Split": 1, "Attention": 1, "Reshape": 1}
 
 
+@pytest.mark.parametrize("way", ["split", "slice", "gather"])
+def test_packed_projection_taken_apart_by(way: str) -> None:
+    """[batch, length, 3, heads, size] → [3, batch, heads, length, size] → three, as timm and Paddle write it."""
+    body = "r = Reshape(x, cut) t = Transpose<perm = [2,0,3,1,4]>(r) "
+    if way == "split":
+        body += "q0, k0, v0 = Split<axis = 0, num_outputs = 3>(t) "
+    for i, n in enumerate("qkv"):
+        if way == "gather":
+            body += f"{n}h = Gather<axis = 0>(t, at{i}) "
+        else:
+            body += f"{n}0 = Slice(t, from{i}, from{i + 1}, from0, from1) " if way == "slice" else ""
+            body += f"{n}h = Squeeze({n}0, from0) "
+    body += (
+        "qs = Mul(qh, inv) kt = Transpose<perm = [0,1,3,2]>(kh) s = MatMul(qs, kt) w = Softmax(s) c = MatMul(w, vh) "
+    )
+    body += "o = Transpose<perm = [0,2,1,3]>(c) y = Reshape(o, joined)"
+    extra = "int64[5] cut = {0, 0, 3, 4, 8}, " + ", ".join(f"int64 at{i} = {{{i}}}" for i in range(3)) + ", "
+    extra += ", ".join(f"int64[1] from{i} = {{{i}}}" for i in range(4))
+    fused = check_pass(model(body, "float[2,6,96] x", "float[2,6,32] y", extra), FuseAttention(), rewrites=1)
+    assert ops(fused) == {"Split": 1, "Attention": 1}
+
+
 def test_batch_and_heads_merged() -> None:
     """Three dimensions throughout: Attention sees one batch of so many heads."""
     text = model(
