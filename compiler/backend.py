@@ -35,6 +35,8 @@ class Emitted:
     contract: list[str] = field(default_factory=list)
     """What changed at the interface, a plain sentence each (int64 → int32, names made legal, rank-0 → [1] …)."""
     warnings: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+    """Intermediate value of the model → its name in the file, where both can be told; for probes of operators."""
     sidecars: list[Path] = field(default_factory=list)
     """Files that belong beside `path`: weights over 2 GB."""
 

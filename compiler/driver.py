@@ -50,12 +50,13 @@ class Compilation:
         model: the model after all passes, as it was lowered.
         report: everything that was found out.
         path: where the compiled file lies; a temporary place until `save`.
+        emitted: what the backend said of the file: names, contract, files that belong beside it.
     """
 
     model: ir.Model
     report: Report
     path: Path
-    _sidecars: Sequence[Path] = field(repr=False)
+    emitted: Emitted = field(repr=False)
     _scratch: Scratch = field(repr=False)
 
     @property
@@ -66,7 +67,7 @@ class Compilation:
     def save(self, path: str | Path) -> Path:
         """Put the compiled file at `path`, replacing what is there only once the new one is whole."""
         target = Path(path)
-        for extra in self._sidecars:
+        for extra in self.emitted.sidecars:
             _place(extra, target.parent / extra.name)
         saved = _place(self.path, target)
         self.report.output = str(saved)
@@ -212,7 +213,7 @@ def compile(
         report.versions = versions()
         if report.proof is not None and not report.proof.ok:
             raise VerifyFailed(proof.failure(report))
-        return Compilation(model, report, emitted.path, emitted.sidecars, scratch)
+        return Compilation(model, report, emitted.path, emitted, scratch)
     except BaseException:
         scratch.close()
         raise

@@ -14,6 +14,7 @@ from .backend import Emitted
 from .data import Samples
 from .errors import ModelError
 from .numerics import Meter
+from .operators import probe
 from .records import Proof, Report
 from .rounding import strip_rounding
 from .session import Session
@@ -89,7 +90,8 @@ def prove(
 ) -> Proof:
     """Read `emitted` back and compare it with `model` (exact) and with `original` (loss) on all samples.
 
-    `reference` holds what `original` computes from the first samples.     Structural faults that the frontend finds while loading are in `problems`.
+    `reference` holds what `original` computes from the first samples. Structural faults that the frontend finds while
+    loading are in `problems`.
     """
     start = time.perf_counter()
     proof = Proof(ran=RAN.get(emitted.path.suffix, RAN[".onnx"]), exact_tolerance=EXACT_TOLERANCE)
@@ -104,6 +106,8 @@ def prove(
     proof.exact = compare_outputs(base, _run(strip_rounding(lifted), feeds, *names, like=base))
     if not proof.exact.within(EXACT_TOLERANCE):
         proof.exact_tolerance = tolerance(model, feeds, base, EXACT_TOLERANCE)
+    if emitted.values:
+        proof.probed, proof.problems = probe(model, lifted, emitted.values)
     rounded = _Side(Session(lifted), lifted, *names)
     first = _Side(Session(original), original) if len(samples.runs) > 1 else None
     meters: dict[str, Meter] = {}
@@ -116,7 +120,8 @@ def prove(
     proof.loss, proof.accuracy = _comparison(meters), score.result()
     release(lifted)
     proof.ok = (
-        proof.exact.within(proof.exact_tolerance)
+        not proof.problems
+        and proof.exact.within(proof.exact_tolerance)
         and (max_error is None or proof.loss.within(max_error))
         and (min_snr is None or proof.loss.snr_db >= min_snr)
     )
@@ -198,8 +203,9 @@ def failure(report: Report) -> str:
     if p.problems:
         return "the file that was written is not sound:\n" + "\n".join(f"  - {x}" for x in p.problems)
     if p.exact is not None and not p.exact.within(p.exact_tolerance):
+        allowed = f"(allowed {p.exact_tolerance:g})"
         return (
-            f"the file does not compute what the model computes: {p.exact.worst_line()} (allowed {p.exact_tolerance:g})\n"
+            f"the file does not compute what the model computes: {p.exact.worst_line()} {allowed}\n"
             "This is a fault in edgec; nothing was written. Please report it with the model."
         )
     assert p.loss is not None

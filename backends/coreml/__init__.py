@@ -35,13 +35,13 @@ class CoreML:
 
         lowering = build(model, target, options)
         try:
-            write(lowering, target, path)
+            values = write(lowering, target, path)
         except BaseException:
             # Nothing half-written may stay, not even after Ctrl-C.
             shutil.rmtree(path, ignore_errors=True)
             raise
         border = lowering.interface
-        return Emitted(path, border.inputs, border.outputs, border.contract, lowering.builder.warnings)
+        return Emitted(path, border.inputs, border.outputs, border.contract, lowering.builder.warnings, values)
 
 
 BACKEND = CoreML()

@@ -84,6 +84,10 @@ class Lowering:
         except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as e:
             self._fail(node, f"coremltools refuses it: {' '.join(str(e).split())[:300]}")
 
+    def bind(self, slots: dict[ir.Value, Slot]) -> None:
+        """Say what holds these values."""
+        self._slots.update(slots)
+
     def inline(self, graph: ir.Graph) -> list[Slot]:
         """Lower a subgraph's nodes where the builder stands; what holds its outputs."""
         for node in graph:
@@ -105,6 +109,13 @@ class Lowering:
         if not is_static(value):
             raise Unlowered(f"the shape of '{value.name}' is not fixed")
         return tuple(int(d) for d in value.shape)  # type: ignore[union-attr,arg-type]
+
+    def held(self) -> Iterator[tuple[str, Var]]:
+        """The values of the graph that variables hold, each with one of them."""
+        for value, slot in self._slots.items():
+            var = slot.half if slot.half is not None else slot.full if slot.full is not None else slot.other
+            if var is not None and value.name:
+                yield value.name, var
 
     def slot(self, value: ir.Value) -> Slot:
         """What holds `value`."""

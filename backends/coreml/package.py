@@ -18,8 +18,11 @@ WEIGHTS = "com.apple.CoreML/weights"
 _NAMESPACE = uuid.UUID("6b1f9bd6-6cf0-5f3a-9a41-3c1d4b7e2f10")
 
 
-def write(lowering: Lowering, target: Target, path: Path) -> None:
-    """Write the package to `path`, which must not exist. Raises OSError when the disk is full or not writable."""
+def write(lowering: Lowering, target: Target, path: Path) -> dict[str, str]:
+    """Write the package to `path`, which must not exist; returns ONNX value → its name in the program.
+
+    Raises OSError when the disk is full or not writable.
+    """
     data = path / "Data"
     (data / MODEL).parent.mkdir(parents=True)
     weights = data / WEIGHTS / "weight.bin"
@@ -33,6 +36,7 @@ def write(lowering: Lowering, target: Target, path: Path) -> None:
         _feature(model.description.output.add(), lowering, names[var], var)
     (data / MODEL).write_bytes(model.SerializeToString(deterministic=True))
     _manifest(path, [MODEL, *([WEIGHTS] if weights.exists() else [])])
+    return {value: name for value, var in lowering.held() if (name := writer.name(var)) is not None}
 
 
 def _feature(out: Any, lowering: Lowering, name: str, var: Any) -> None:

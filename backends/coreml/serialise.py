@@ -79,6 +79,10 @@ class Writer:
 
     # Names
 
+    def name(self, var: Var) -> str | None:
+        """The name of a variable that was written, else None."""
+        return self._named.get(var)
+
     def _name(self, operations: list[Any], outputs: Iterable[Var]) -> None:
         """Name every variable: outputs as the interface says, then results after ONNX values, constants after both."""
         known = self._builder.names

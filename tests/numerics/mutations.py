@@ -89,9 +89,10 @@ def _changed(old: list[Any], kind: str) -> Iterator[list[Any]]:
     if kind == "strings" and old[0] in OTHER_TEXT:
         yield [OTHER_TEXT[old[0]], *old[1:]]
     elif kind == "bools":
-        yield [not old[0], *old[1:]]
+        yield [*old[:-1], not old[-1]]
     elif kind in ("ints", "longInts"):
-        yield [old[0] + 1, *old[1:]]
+        # The last element: the first is often the batch, an axis of one on which nothing can go wrong.
+        yield [*old[:-1], old[-1] + 1]
         if len(old) > 1 and old[0] != old[-1]:
             yield [old[-1], *old[1:-1], old[0]]
         if len(old) >= 4 and old[0] == old[1]:
