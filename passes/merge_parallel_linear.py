@@ -69,8 +69,9 @@ def _bias(member: Linear) -> np.ndarray | None:
 
 
 def _gain(members: list[Linear]) -> int:
-    """How many nodes fewer: each member's product and Add, against one of each and a Split."""
-    adds = sum(m.bias_node is not m.node and m.bias_node is not None for m in members)
+    """How many nodes fewer: each member's product and Add (one Gemm, for matrices), against one of each and a Split."""
+    gemm = g.rank(members[0].data) == 2
+    adds = 0 if gemm else sum(m.bias_node is not None for m in members)
     return len(members) + adds - (1 + (adds > 0) + 1)
 
 

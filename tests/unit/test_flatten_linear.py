@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgec.compiler import graph as g
 from edgec.passes.flatten_linear import FlattenLinear
@@ -153,3 +155,55 @@ def test_dimensions_that_depend_on_data() -> None:
     nodes += [("Transpose", "u", "t", {"perm": [0, 2, 1]}), *linear(w, "a", "t", 2, 6), *linear(w, "b", "a", 6, 4)]
     nodes += linear(w, "y", "b", 4, 4)
     check_pass(build(nodes, {"x": [4, 4]}, w), FlattenLinear(), seeds=1)
+
+
+STEPS = ["linear"] * 3 + ["norm", "gelu", "residual", "scale", "softmax", "mix", "split", "second", "heads"]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    steps=st.lists(st.sampled_from(STEPS), min_size=4, max_size=14),
+    outputs=st.sets(st.integers(0, 13), max_size=2),
+    batch=st.sampled_from([1, 2, "B"]),
+    tokens=st.sampled_from([3, "T"]),
+)
+def test_any_network(steps: list[str], outputs: set[int], batch: int | str, tokens: int | str) -> None:
+    """Whatever the network, the function stays and there are never more nodes, once products are Gemm."""
+    w = Weights()
+    w["half"], w["two"], w["back"] = np.array([2, 2]), np.array([0, 0, 2, 2]), np.array([0, 0, 4])
+    nodes: list[Node] = []
+    values = ["x"]
+    for i, step in enumerate(steps):
+        old, new = values[-1], f"v{i}"
+        match step:
+            case "linear":
+                nodes += linear(w, new, old, 4, 4)
+            case "norm":
+                nodes.append(norm(w, new, old, 4))
+            case "gelu":
+                nodes.append(("Gelu", old, new))
+            case "residual":
+                nodes.append(("Add", f"{old} {values[i // 2]}", new))
+            case "scale":
+                nodes.append(("Mul", f"{old} {w.add(f'c{i}', *[1, 1, 4][i % 3 :])}", new))
+            case "softmax":
+                nodes.append(("Softmax", old, new))
+            case "mix":
+                nodes.append(("Softmax", old, new, {"axis": 1}))
+            case "split":
+                nodes.append(("Split", f"{old} half", f"a{i} b{i}", {"axis": 2}))
+                nodes.append(("Concat", f"b{i} a{i}", new, {"axis": 2}))
+            case "second":
+                nodes.append(("Add", f"z {old}", new))
+            case "heads":
+                nodes += [("Reshape", f"{old} two", f"r{i}"), ("Reshape", f"r{i} back", new)]
+        values.append(new)
+    names = dict.fromkeys([values[-1], *(values[i + 1] for i in sorted(outputs) if i < len(steps))])
+    dims = {v: [batch, tokens, 4] for v in "xz"}
+    run = {v: [2 if batch == "B" else batch, 3, 4] for v in "xz"}
+    model = build(nodes, dims, w, list(names))
+    plain = check_pass(model, FuseGemm(), seeds=1, input_shapes=run)
+    flat = check_pass(model, FlattenLinear(), seeds=1, input_shapes=run)
+    fused = check_pass(flat, FuseGemm(), seeds=1, input_shapes=run)
+    more = sum(ops(fused).values()) - sum(ops(plain).values())
+    assert more < 0 if "Gemm" in ops(fused) else more == 0

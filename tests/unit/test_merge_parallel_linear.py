@@ -57,11 +57,18 @@ def test_gemms_of_one_input() -> None:
     check_pass(build(nodes, {"x": [2, 3]}, w, ["y0", "y1", "y2"]), MergeParallelLinear(), rewrites=0)
 
 
+def test_two_products_of_a_matrix_stay() -> None:
+    """Two heads of a detector are two Gemm, or one and a Split."""
+    w = Weights()
+    model = build(parallel(w, [True] * 2, [2, 4]), {"x": ["N", 8]}, w, ["y0", "y1"])
+    check_pass(model, MergeParallelLinear(), rewrites=0)
+
+
 def test_products_of_different_inputs_stay() -> None:
     w = Weights()
     nodes = parallel(w, [True] * 3, [4] * 3)
     nodes = [n if n[2] != "m1" else ("MatMul", "z w1", "m1") for n in nodes]
-    model = build(nodes, {"x": [5, 8], "z": [5, 8]}, w, ["y0", "y1", "y2"])
+    model = build(nodes, {"x": [1, 5, 8], "z": [1, 5, 8]}, w, ["y0", "y1", "y2"])
     assert ops(check_pass(model, MergeParallelLinear(), rewrites=1)) == {"MatMul": 2, "Add": 2, "Split": 1}
 
 
@@ -69,7 +76,7 @@ def test_a_big_weight_that_is_used_twice_stays() -> None:
     w = Weights()
     nodes = parallel(w, [True] * 2, [40] * 2)
     nodes += [("MatMul", "z w1", "y2")]
-    model = build(nodes, {"x": [5, 8], "z": [2, 8]}, w, ["y0", "y1", "y2"])
+    model = build(nodes, {"x": [1, 5, 8], "z": [2, 8]}, w, ["y0", "y1", "y2"])
     check_pass(model, MergeParallelLinear(), rewrites=0)
 
 
