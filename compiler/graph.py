@@ -228,9 +228,19 @@ def release(node: ir.Node) -> None:
                 inner.replace_input_with(i, None)
 
 
-def remove(dead: Iterable[ir.Node]) -> None:
-    """Remove nodes whose outputs only other nodes of `dead` read, given in any order; those still read are left."""
+def remove(dead: Iterable[ir.Node], *, sources: bool = False) -> None:
+    """Remove nodes whose outputs only other nodes of `dead` read, given in any order; those still read are left.
+
+    With `sources`, what only they read goes as well, such as a shape that is computed for a Reshape.
+    """
     left = [node for node in dict.fromkeys(dead) if node.graph is not None]
+    if sources:
+        above = [v.producer() for node in left for v in node.inputs if v is not None]
+        remove(left)
+        for source in above:
+            if source is not None:
+                remove_upwards(source)
+        return
     while left:
         kept = []
         for node in left:

@@ -192,7 +192,7 @@ def replace(
     domain, _, name = op_type.rpartition("::")
     new = g.insert_before(found.root, name, inputs, attributes, like=old, domain=domain)
     g.replace_value(old, new.outputs[0])
-    g.remove(found.nodes)
+    g.remove(found.nodes, sources=True)
     return new
 
 

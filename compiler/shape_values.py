@@ -156,9 +156,23 @@ def broadcast(shapes: Sequence[Sequence[Dim]]) -> Shape:
     found: list[Dim | None] = []
     for column in zip(*([*[1] * (rank - len(s)), *s] for s in shapes), strict=True):
         others = {dim for dim in column if dim != 1}
+        others -= {dim for dim in others if any(_is_cut_from(dim, whole) for whole in others)}
         numbers = {dim for dim in others if isinstance(dim, int)}
         found.append(1 if not others else others.pop() if len(others) == 1 else numbers.pop() if numbers else None)
     return found
+
+
+def _is_cut_from(dim: Dim, whole: Dim) -> bool:
+    """Whether `dim` is min(n, whole) for a number n: where the two broadcast at all, the result is `whole`."""
+    return isinstance(dim, Poly) and any(
+        len(term) == 1
+        and isinstance(term[0], tuple)
+        and term[0][0] == "min"
+        and term[0][1] != 0
+        and term[0][2] == whole
+        for term, factor in dim.terms
+        if factor == 1 and len(dim.terms) == 1
+    )
 
 
 def reshape_dims(values: ShapeValues, node: ir.Node) -> Shape | None:
@@ -208,15 +222,24 @@ def _range_dims(values: ShapeValues, node: ir.Node) -> Shape | None:
 
 
 def _slice_dims(values: ShapeValues, node: ir.Node) -> Shape | None:
-    """What is sliced from 0 to the end stays as long as it was."""
-    dims = values.dims(node.inputs[0])
-    args = slice_args(node)
-    if dims is None or args is None:
+    """What is sliced from 0 to the end stays as long as it was; up to n, it is no longer than n."""
+    dims, ends = values.dims(node.inputs[0]), values.elements(node.inputs[2])
+    starts = graph.ints(node.inputs[1])
+    axes, steps = (graph.ints(v) for v in [*node.inputs[3:], None, None][:2])
+    if dims is None or ends is None or starts is None or (len(node.inputs) > 3 and axes is None):
+        return None
+    if len(node.inputs) > 4 and steps is None:
         return None
     found: list[Dim | None] = list(dims)
-    for start, end, axis, step in zip(*args, strict=True):
-        if start != 0 or end < LAST or step != 1:
-            found[axis] = None
+    for i, (start, end) in enumerate(zip(starts, ends.reshape(-1), strict=True)):
+        at = axes[i] if axes is not None else i
+        size = dims[at]
+        if start != 0 or (steps and steps[i] != 1) or end is None:
+            found[at] = None
+        elif isinstance(end, Poly):
+            found[at] = d.atom(("min", size, end)) if isinstance(size, int) and d.sign(end)[0] else None
+        elif end < LAST:
+            found[at] = None
     return found
 
 

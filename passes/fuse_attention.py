@@ -310,7 +310,7 @@ class _Form:
         dims = [sizes[0], sizes[2], wide] if self.is_flat else [*sizes[:3], self.operands[2].sizes[3]]
         out.shape = ir.Shape([d if isinstance(d, int) or d.isidentifier() else None for d in dims])
         g.replace_value(self.result, emit(self.after, out, anchor, f"{self.result.name}_out"))
-        g.remove(reversed(self.passed))
+        g.remove(self.passed, sources=True)
 
     def _attributes(self, causal: bool) -> dict[str, Any]:
         q, k = self.operands[0], self.operands[1]

@@ -53,7 +53,7 @@ def _fuse(last: ir.Node, ctx: Context) -> bool:
     old = last.outputs[0]
     new = g.insert_before(last, found[0], [x], found[1], like=old)
     g.replace_value(old, new.outputs[0])
-    g.remove([last, middle, first])
+    g.remove([last, middle, first], sources=True)
     return True
 
 

@@ -98,4 +98,4 @@ def _replace(node: ir.Node, last: ir.Node, op_type: str, flat: bool) -> None:
         inputs.append(g.initializer(graph, np.arange(2, rank, dtype=np.int64), f"{old.name}_axes"))
     new = g.insert_before(last, op_type, inputs, {"keepdims": 0} if flat else {}, like=old)
     g.replace_value(old, new.outputs[0])
-    g.remove([last, node])
+    g.remove([last, node], sources=True)

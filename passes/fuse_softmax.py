@@ -102,5 +102,5 @@ def _unflatten(node: ir.Node) -> bool:
     old = after.outputs[0]
     new = g.insert_before(after, node.op_type, [x], {"axis": -1}, like=old)
     g.replace_value(old, new.outputs[0])
-    g.remove([after, node, before])
+    g.remove([after, node, before], sources=True)
     return True

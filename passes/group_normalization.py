@@ -45,7 +45,7 @@ def _fuse(node: ir.Node, ctx: Context) -> bool:
     attributes = {"num_groups": groups, "epsilon": g.attr(node, "epsilon", 1e-5)}
     new = g.insert_before(anchor, "GroupNormalization", inputs, attributes, like=end)
     g.replace_value(end, new.outputs[0])
-    g.remove([*reversed(affine.nodes), after, node, before])
+    g.remove([*reversed(affine.nodes), after, node, before], sources=True)
     return True
 
 

@@ -77,7 +77,7 @@ def _move(start: ir.Node) -> bool:
         value.shape = ir.Shape([d if isinstance(d, int) or d.isidentifier() else None for d in dims])
     last = walk.views[views - 1]
     g.replace_value(last.outputs[0], emit(layout, value, last, f"{last.outputs[0].name}_moved"))
-    g.remove(walk.views[:views])
+    g.remove(walk.views[:views], sources=True)
     return True
 
 
