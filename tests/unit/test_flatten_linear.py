@@ -157,12 +157,12 @@ def test_dimensions_that_depend_on_data() -> None:
     check_pass(build(nodes, {"x": [4, 4]}, w), FlattenLinear(), seeds=1)
 
 
-STEPS = ["linear"] * 3 + ["norm", "gelu", "residual", "scale", "softmax", "mix", "split", "second", "heads"]
+STEPS = ["linear"] * 9 + ["norm", "gelu", "residual", "scale", "softmax", "mix", "split", "second", "heads"]
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
-    steps=st.lists(st.sampled_from(STEPS), min_size=4, max_size=14),
+    steps=st.lists(st.sampled_from(STEPS), min_size=7, max_size=14),
     outputs=st.sets(st.integers(0, 13), max_size=2),
     batch=st.sampled_from([1, 2, "B"]),
     tokens=st.sampled_from([3, "T"]),
