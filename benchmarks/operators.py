@@ -29,14 +29,15 @@ from edgec.compiler import shapes
 from edgec.compiler.backend import EmitOptions
 from edgec.compiler.errors import EdgecError, UnsupportedOp
 from edgec.compiler.passbase import Context
+from edgec.compiler.plugins import find_passes
 from edgec.compiler.session import Session
 from edgec.compiler.targets import Target, find_target
 from edgec.compiler.weights import Scratch
 from edgec.frontends.coreml import load as lift
 from edgec.frontends.onnx import load as load_onnx
-from edgec.passes.legalize import Legalize
 
 RTOL, ATOL = 1e-3, 1e-4
+PASSES = "canonicalize,fold-constants,fold-shapes,legalize,fold-shapes,fold-constants,remove-dead-code"
 
 
 @dataclass
@@ -95,7 +96,8 @@ def run(case: Any, target: Target, constant: bool = False) -> Outcome:
             return outcome
         try:
             with Scratch() as scratch:
-                Legalize().run(model, Context(target, scratch))
+                for step in find_passes(PASSES):
+                    step.run(model, Context(target, scratch))
             shapes.infer(model)
             emitted = BACKEND.emit(model, target, folder / "model.mlpackage", EmitOptions())
         except UnsupportedOp as e:

@@ -62,10 +62,24 @@ def _expand(model: ir.Model, node: ir.Node, ctx: Context) -> bool:
     proto.domain, proto.name = _DOMAIN, f"{node.op_type}_{len(model.functions)}_{id(node)}"
     for used in proto.opset_import:
         used.version = OPSET if used.domain == "" else used.version
+    if not _trim(proto, node):
+        return False
     function: Any = ir.from_proto(proto)
     model.functions[function.identifier()] = function
     model.opset_imports[_DOMAIN] = 1
     node.domain, node.op_type = _DOMAIN, proto.name
+    return True
+
+
+def _trim(body: onnx.FunctionProto, node: ir.Node) -> bool:
+    """Drop outputs at the end that the body doesn't compute because the node doesn't ask for them."""
+    made = {name for n in body.node for name in n.output} | set(body.input)
+    wanted = [o for o in node.outputs if o.uses() or o.is_graph_output()]
+    while body.output and body.output[-1] not in made:
+        body.output.pop()
+    if any(name not in made for name in body.output) or any(o not in node.outputs[: len(body.output)] for o in wanted):
+        return False
+    node.resize_outputs(len(body.output))
     return True
 
 

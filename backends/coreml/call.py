@@ -217,6 +217,23 @@ class Call:
         """While inside, what is made for the block stays in the block."""
         return self._lowering.inner_block()
 
+    def bind(self, slots: dict[ir.Value, Slot]) -> None:
+        """Say what holds these values: the inputs of a body that is lowered in place."""
+        self._lowering.bind(slots)
+
+    def static(self, value: ir.Value) -> tuple[int, ...]:
+        """The fixed shape of any value of the graph."""
+        return self._lowering.shape(value)
+
+    def as_var(self, i: int) -> Var:
+        """Input `i` as a variable, floats in float32."""
+        return self._lowering.var(self._required(i), F32)
+
+    def slot_of(self, var: Var) -> Slot:
+        """A slot that holds a variable."""
+        dtype = self.builder.dtype(var)
+        return Slot(half=var) if dtype == F16 else Slot(full=var) if dtype == F32 else Slot(other=var)
+
     def var(self, value: ir.Value, dtype: np.dtype[Any]) -> Var:
         """A variable for any value of the graph; a float one of type `dtype`."""
         return self._lowering.var(value, dtype)

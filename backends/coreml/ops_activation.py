@@ -42,12 +42,6 @@ def _hard_sigmoid(c: Call) -> Var:
     return c.op("sigmoid_hard", x=c.x(), alpha=float(c.attr("alpha", 0.2)), beta=float(c.attr("beta", 0.5)))
 
 
-@lowers("HardSwish")
-def _hard_swish(c: Call) -> Var:
-    x = c.x()
-    return c.op("mul", x=x, y=c.op("sigmoid_hard", x=x, alpha=1 / 6, beta=0.5))
-
-
 @lowers("Swish")
 def _swish(c: Call) -> Var:
     x, alpha = c.x(), float(c.attr("alpha", 1.0))
