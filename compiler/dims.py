@@ -47,6 +47,8 @@ def _poly(terms: Mapping[Monomial, int]) -> Dim:
 
 def add(a: Dim, b: Dim) -> Dim:
     """a + b"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
     terms = _terms(a)
     for m, c in _terms(b).items():
         terms[m] = terms.get(m, 0) + c
@@ -55,6 +57,10 @@ def add(a: Dim, b: Dim) -> Dim:
 
 def mul(a: Dim, b: Dim) -> Dim:
     """a · b"""
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    if a == 1 or b == 1:
+        return b if a == 1 else a
     terms: dict[Monomial, int] = {}
     for m, c in _terms(a).items():
         for n, d in _terms(b).items():
@@ -78,6 +84,8 @@ def product(factors: Iterable[Dim]) -> Dim:
 
 def exact_div(a: Dim, b: Dim) -> Dim | None:
     """a / b if that is a polynomial with integer coefficients and b is one term, else None."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b if b and a % b == 0 else None
     divisor = _terms(b)
     if len(divisor) != 1:
         return 1 if a == b else None

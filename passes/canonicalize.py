@@ -88,7 +88,7 @@ def _move_initializer(value: ir.Value, source: ir.Graph, target: ir.Graph) -> No
 
 
 _FORMS: dict[str, Callable[[ir.Attr], ir.TensorProtocol]] = {
-    "value": lambda a: a.as_tensor(),
+    "value": lambda a: a.value,  # as_tensor() would check a protocol, which is slow for thousands
     "value_float": lambda a: ir.tensor(np.array(a.as_float(), np.float32)),
     "value_floats": lambda a: ir.tensor(np.array(a.as_floats(), np.float32)),
     "value_int": lambda a: ir.tensor(np.array(a.as_int(), np.int64)),
