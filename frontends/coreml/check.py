@@ -52,9 +52,8 @@ def check(package: Package) -> list[str]:
     opset = int(found.group(1))
     walk = _Walk(package, opset)
     if package.spec.specificationVersion < opset + 1:
-        walk.problems.append(
-            f"specificationVersion {package.spec.specificationVersion} is too old for {function.opset} (needs {opset + 1})"
-        )
+        stated = package.spec.specificationVersion
+        walk.problems.append(f"specificationVersion {stated} is too old for {function.opset}, which needs {opset + 1}")
     scope: dict[str, _Name] = {}
     for declared in function.inputs:
         walk.define(scope, declared.name, tensor_type(declared.type), constant=False, by=f"function '{name}'")
@@ -142,7 +141,8 @@ class _Walk:
         found = signature(kind, self.opset)
         if found is None:
             newer = signatures().get(kind)
-            yield f"needs opset CoreML{newer[0]['since']}, the function has CoreML{self.opset}" if newer else "is unknown"
+            needed = f"needs opset CoreML{newer[0]['since']}, the function has CoreML{self.opset}" if newer else ""
+            yield needed or "is unknown"
             return
         inputs = found["inputs"]
         for name in sorted(set(bound) - set(inputs)):
@@ -165,7 +165,10 @@ class _Walk:
 def _type_problems(
     name: str, facts: Mapping[str, Any], bound: _Name, domains: dict[str, tuple[str, str]]
 ) -> Iterator[str]:
-    """Types that the operator does not take. A constant scalar may differ from its domain: coremltools writes such defaults."""
+    """Types that the operator does not take.
+
+    A constant scalar may differ from its domain: coremltools writes such defaults.
+    """
     given = bound.type
     if given is None or facts["types"] is None:
         return
@@ -205,5 +208,6 @@ def _compare_type(side: str, feature: Any, kind: TensorType | None) -> Iterator[
         yield f"{side} '{feature.name}' is {stated} in the description and {kind.dtype} in the program"
     flexible = array.WhichOneof("ShapeFlexibility") is not None
     shape = tuple(array.shape)
-    if shape and not flexible and (len(shape) != kind.rank or any(d not in (s, None) for s, d in zip(shape, kind.shape))):
+    fits = len(shape) == kind.rank and all(d in (s, None) for s, d in zip(shape, kind.shape, strict=True))
+    if shape and not flexible and not fits:
         yield f"{side} '{feature.name}' is {list(shape)} in the description and {list(kind.shape)} in the program"

@@ -60,7 +60,8 @@ class Builder:
         """Add a constant to the outermost graph."""
         name = self.names.fresh(name)
         tensor.name = name
-        value = ir.Value(name=name, shape=ir.Shape(tuple(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        shape = ir.Shape([int(str(d)) for d in tensor.shape])
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.root.initializers[name] = value
         return value
 
@@ -94,7 +95,8 @@ class Builder:
         return value if list(perm) == sorted(perm) else self.op("Transpose", value, perm=list(perm))
 
     def slice(
-        self, value: ir.Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] = ()
+        self, value: ir.Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int],
+        steps: Sequence[int] = (),
     ) -> ir.Value:
         """Constant slices, with numpy's meaning of negative positions."""
         inputs = [self.ints(list(v)) for v in (starts, ends, axes)]

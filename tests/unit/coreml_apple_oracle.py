@@ -31,16 +31,16 @@ if "PIL" not in sys.modules:  # imported by coremltools' helpers for image input
     sys.modules["PIL"] = types.ModuleType("PIL")
     sys.modules["PIL"].Image = types.SimpleNamespace(Image=type("Image", (), {}))  # type: ignore[attr-defined]
 
-import coremltools.converters.mil.testing_utils as apple  # noqa: E402
+import coremltools.converters.mil.testing_utils as apple  
 
 apple.macos_compatible_with_deployment_target = lambda target: True
 
-import coremltools.converters.mil.mil.ops.tests.testing_utils as operator_tests  # noqa: E402
+import coremltools.converters.mil.mil.ops.tests.testing_utils as operator_tests  
 
-from edgec.compiler.errors import UnsupportedOp  # noqa: E402
-from edgec.formats.mlpackage import open_package  # noqa: E402
-from edgec.frontends import coreml  # noqa: E402
-from edgec.frontends.coreml.lifter import all_operations, main_function  # noqa: E402
+from edgec.compiler.errors import UnsupportedOp  
+from edgec.formats.mlpackage import open_package  
+from edgec.frontends import coreml  
+from edgec.frontends.coreml.lifter import all_operations, main_function  
 
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,

@@ -503,7 +503,7 @@ def test_every_operator_with_a_reference_is_covered(ct: Any) -> None:
         kind for kind, versions in SSAOpRegistry.core_ops.items() for c in versions.values()
         if c.value_inference is not Operation.value_inference or hasattr(c, "materialized_val_inference")
     }
-    covered = {c.kind for c in CASES} | {c[0] for c in CONSTANTS} | {"cond"}  # cond: test_coreml_lift_blocks.py
+    covered = {c.kind for c in CASES} | {c[0] for c in CONSTANTS} | {"cond"}  # cond: test_coreml_lift_apple.py
     missing = sorted((inferred & set(RULES)) - covered)
     assert not missing, f"no case for {missing}"
     assert len(covered & inferred) >= 110
