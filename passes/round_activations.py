@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before
-from ..compiler.numerics import compare
 from ..compiler.passbase import Context, Pass
 from ..compiler.rounding import HALF_MAX, insert_pair, is_rounded
 from ..compiler.session import Session
@@ -20,7 +18,7 @@ from ..compiler.synthesis import synthesise
 from ..compiler.weights import Scratch
 from . import half
 from .half_plan import KEPT, Key, Plan, key, label
-from .half_search import search
+from .noise_search import budget, decibels, noise_power, search
 
 INLINE = 16
 """Constants of so few elements that float16 holds exactly stay as they are: they cost nothing and read better."""
@@ -80,7 +78,7 @@ def apply(model: ir.Model, names: Sequence[Key], halves: Halves, scratch: Scratc
     stored: dict[ir.Value, ir.Value] = {}
     made = {o for n in nodes for o in half.float_outputs(n)}
     for node in nodes:
-        count += _round_epsilon(node)
+        count += _round_attributes(node)
         for i, value in list(half.data_inputs(node)):
             if const_tensor(value) is not None:
                 count += _round_constant(node, i, value, stored, halves, scratch)
@@ -93,6 +91,7 @@ def apply(model: ir.Model, names: Sequence[Key], halves: Halves, scratch: Scratc
                     insert_pair(out)
                     count += 1
     for value, readers in edges.items():
+        count += _round_scale(value, scratch)
         insert_pair(value, readers)
         count += 1
     for old in stored:
@@ -107,11 +106,33 @@ def _read_rounded_only(value: ir.Value) -> bool:
     return not value.is_graph_output() and all(casts)
 
 
-def _round_epsilon(node: ir.Node) -> int:
-    epsilon = attr(node, "epsilon")
-    if epsilon is None or epsilon <= 0 or half.half_epsilon(epsilon) == epsilon:
+def _round_attributes(node: ir.Node) -> int:
+    """A float16 operator has float16 parameters, too: slopes, scales; an epsilon stays above zero."""
+    count = 0
+    for name, found in list(node.attributes.items()):
+        if found.type != ir.AttributeType.FLOAT or found.value is None:
+            continue
+        value = float(found.value)
+        rounded = half.half_epsilon(value) if name == "epsilon" and value > 0 else float(np.float16(value))
+        if rounded != value and np.isfinite(rounded):
+            node.attributes[name] = ir.AttrFloat32(name, rounded)
+            count += 1
+    return count
+
+
+def _round_scale(value: ir.Value, scratch: Scratch) -> int:
+    """Give a packed weight scales that float16 holds: so it is stored, with products that float16 rounds."""
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or const_tensor(node.inputs[0] or value) is None:
         return 0
-    node.attributes["epsilon"] = ir.AttrFloat32("epsilon", half.half_epsilon(epsilon))
+    scale = node.inputs[1]
+    array = const(scale)
+    if scale is None or array is None or not isinstance(node.graph, ir.Graph):
+        return 0
+    rounded = np.maximum(array.astype(np.float16), np.float16(half.HALF_TINY)).astype(array.dtype)
+    if np.array_equal(rounded, array):
+        return 0
+    node.replace_input_with(1, initializer(node.graph, rounded, f"{scale.name}__half", scratch))
     return 1
 
 
@@ -165,32 +186,24 @@ def _saturate_masks(model: ir.Model, scratch: Scratch) -> int:
 
 def _spare(plan: Plan, inputs: Mapping[str, np.ndarray], floor: float, halves: Halves, ctx: Context) -> None:
     """Leave the operators in float32 that cost the outputs most, where they keep less than `floor` dB otherwise."""
-    reference = {n: a for n, a in plan.figures.outputs.items() if a.dtype.kind == "f" and np.any(a)}
 
     def noise(also_stay: Sequence[Key]) -> float:
-        """Noise power over signal power of the worst float output, all but these rounded."""
         trial = plan.model.clone()
         apply(trial, [key(n) for n in plan.half_nodes(also_stay)], halves, ctx.scratch)
-        found = compare(reference, Session(trial).run(inputs))
-        return max((10 ** (-d.snr_db / 10) for d in found.values()), default=0.0)
+        return noise_power(plan.figures.outputs, Session(trial).run(inputs))
 
-    budget = 10 ** (-floor / 10)
     whole = noise(())
-    if whole <= budget:
+    if whole <= budget(floor):
         return
-    result = search([key(n) for n in plan.half_nodes() if not half.is_exact(n)], budget, noise)
+    result = search([key(n) for n in plan.half_nodes() if not half.is_exact(n)], budget(floor), noise)
     for stretch in result.kept:
         for name in stretch.names:
-            plan.stay(plan.candidates[name], f"rounding here alone would leave the outputs {_decibels(stretch.noise)}")
+            plan.stay(plan.candidates[name], f"rounding here alone would leave the outputs {decibels(stretch.noise)}")
     if not result.found:
         ctx.note(
-            f"in float16 the outputs keep {_decibels(whole)}, less than the {floor:.0f} dB wanted, and no few "
+            f"in float16 the outputs keep {decibels(whole)}, less than the {floor:.0f} dB wanted, and no few "
             "operators are to blame. Measure with real data (--inputs), or keep everything: --precision fp32"
         )
-
-
-def _decibels(noise: float) -> str:
-    return f"{-10 * math.log10(noise):.1f} dB" if 0 < noise < math.inf else "nothing but NaN or infinities"
 
 
 def _explain(plan: Plan, model: ir.Model, ctx: Context) -> None:

@@ -12,7 +12,7 @@ from edgec.compiler import rounding
 from edgec.compiler.graph import nodes
 from edgec.compiler.numerics import difference
 from edgec.compiler.passbase import Context
-from edgec.passes.half_search import search
+from edgec.passes.noise_search import search
 from edgec.passes.round_activations import RoundActivations
 from passcheck import check_pass, context, load, ops, run
 

@@ -153,6 +153,26 @@ def test_a_weight_read_in_branches_is_dequantised_there() -> None:
     assert sum(v.dtype == ir.DataType.INT8 for v in m.graph.initializers.values()) == 1
 
 
+def test_a_weight_that_costs_the_outputs_most_is_left_and_named() -> None:
+    """One column of the input is always zero and its weights are huge: a grid that reaches them holds nothing else."""
+    rng = np.random.default_rng(0)
+    layers = {f"w{i}": (rng.normal(size=(64, 64)) / 8).astype(np.float32) for i in range(8)}
+    layers["w5"][0] = 1000
+    names = ", ".join(f"float[64,64] {n}" for n in layers)
+    body = " ".join(f"h{i} = MatMul(x{i}, w{i}) r{i} = Relu(h{i}) x{i + 1} = Mul(r{i}, hole)" for i in range(8))
+    text = f"agraph (float[4,64] x0, float[64] hole, {names}) => (float[4,64] x8) {{ {body} }}"
+    hole = np.ones(64, np.float32)
+    hole[0] = 0
+    m = model(text, hole=hole, **layers)
+    inputs = {"x0": np.abs(rng.normal(size=(4, 64))).astype(np.float32)}
+    ctx = context(inputs=inputs)
+    check_pass(m, RoundWeights(), rewrites=7, inputs=inputs, rtol=0.06, ctx=ctx)
+    assert len(ctx.notes) == 1 and "not rounded: 'w5'" in ctx.notes[0] and "dB" in ctx.notes[0]
+    harsh = context(inputs=inputs)
+    check_pass(m, RoundWeights(min_snr=80), rewrites=8, inputs=inputs, rtol=2, ctx=harsh)
+    assert "to blame" in harsh.notes[0]
+
+
 def test_only_eight_bits() -> None:
     with pytest.raises(UsageError, match="bits=4"):
         find_pass("round-weights{bits=4}")
