@@ -203,7 +203,7 @@ def compile(
         report.contract, report.warnings = emitted.contract, emitted.warnings
         report.names = {a: b for a, b in [*emitted.inputs.items(), *emitted.outputs.items()] if a != b}
         report.after = stats(model, emitted.path)
-        report.after.nodes = next((r.nodes for r in reversed(report.passes) if r.nodes), report.after.nodes)
+        report.after.nodes = _nodes_before_legalisation(report.passes)
         if verify != "off":
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, first, reference, samples, max_error, min_snr, load)
@@ -253,6 +253,12 @@ def verify(
     freeze.fix(first, shapes or {})
     samples = Samples.of(first, inputs)
     return proof.compare_models(first, second, samples)
+
+
+def _nodes_before_legalisation(passes: Sequence[PassRecord]) -> int:
+    """What the passes made of the model; legalisation then spells operators out for one target."""
+    last = next((i for i, r in enumerate(passes) if r.spec == pipelines.LEGALIZE[0]), len(passes))
+    return passes[last - 1].nodes
 
 
 def _extra(extra: Sequence[str | Pass]) -> list[Pass]:

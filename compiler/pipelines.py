@@ -57,7 +57,7 @@ HALF = "round-activations"
 LOSSY_LEVELS = frozenset({"O2", "O3", "Os"})
 
 # What the target has no operator for is written out in those it has.
-LEGALIZE = "legalize"
+LEGALIZE = ("unpack-weights", "legalize", "fold-constants", "remove-dead-code")
 
 
 def precision_of(level: str, target: Target, precision: str | None) -> str:
@@ -79,7 +79,7 @@ def pipeline(level: str, target: Target, precision: str, passes: str | None = No
         raise UsageError(f"unknown level '{level}'; choose one of {', '.join(LEVELS)}")
     specs = [*PREPARE, *split_specs(passes)] if passes is not None else list(LEVELS[level])
     if target.backend == "coreml":
-        specs += [LEGALIZE, "fold-constants", "remove-dead-code"]
+        specs += LEGALIZE
     if precision == "fp16":
         specs.append(HALF)
     return specs
