@@ -31,7 +31,7 @@ RECOGNISE = (
     "fuse-depth-to-space",
     "fuse-softmax",
     "fuse-attention",
-    "move-transposes",
+    "simplify-transposes",
 )
 
 FOLD = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgec.passes.move_transposes import MoveTransposes
+from edgec.passes.simplify_transposes import SimplifyTransposes
 from passcheck import check_pass
 
 
@@ -39,7 +39,7 @@ GONE = [
 @pytest.mark.parametrize(("x", "y"), [("2,5,6", "2,5,8"), ("N,5,6", "N,5,8")])
 @pytest.mark.parametrize(("body", "left"), GONE)
 def test_pairs_cancel(body: str, left: list[str], x: str, y: str) -> None:
-    moved = check_pass(model(body, x, y), MoveTransposes(), rewrites=1, input_shapes={"x": (2, 5, 6)})
+    moved = check_pass(model(body, x, y), SimplifyTransposes(), rewrites=1, input_shapes={"x": (2, 5, 6)})
     assert [n.op_type for n in moved.graph] == left
 
 
@@ -53,4 +53,4 @@ LEFT = {
 
 @pytest.mark.parametrize("body", LEFT.values(), ids=LEFT)
 def test_what_is_left(body: str) -> None:
-    check_pass(model(body), MoveTransposes(), rewrites=0)
+    check_pass(model(body), SimplifyTransposes(), rewrites=0)
