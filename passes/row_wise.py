@@ -12,7 +12,7 @@ from ..compiler import graph, ops
 from ..compiler.dims import Dim
 from ..compiler.shape_values import ShapeValues
 from ..compiler.views import VIEWS, View, apply
-from .view_steps import LONGEST, Step, build, constant_targets, dying
+from .view_steps import LONGEST, Step, build, constant_targets, dying, replace_by
 
 BINARY = frozenset({"Add", "Div", "Mul", "PRelu", "Pow", "Sub"})
 _LAST_AXIS = frozenset({"LayerNormalization", "LogSoftmax", "RMSNormalization", "Softmax"})
@@ -146,7 +146,7 @@ def _rebuild(
     main: ir.Graph, found: _Rows, source: ir.Value, first: Sequence[Step], then: Sequence[Step], middle: Sequence[Dim]
 ) -> None:
     head, tail, last = found.rows[0], found.rows[-1], found.after[-1]
-    value = build(main, head, source, first, head.inputs[_data(head)])
+    value = build(main, head, source, first, source.name)
     old = head.inputs[_data(head)]
     head.replace_input_with(_data(head), value)
     lead = list(value.shape)[:-1] if value.shape is not None else None
@@ -155,8 +155,7 @@ def _rebuild(
         width = None if out.shape is None else out.shape[-1]
         out.shape = None if lead is None or width is None else ir.Shape([*lead, width])
         if node.op_type in _LAST_AXIS:
-            node.attributes["axis"] = ir.AttrInt64("axis", -1)
-    graph.replace_value(last.outputs[0], build(main, last, tail.outputs[0], then, last.outputs[0]))
-    graph.remove_upwards(last)
+            node.attributes["axis"] = ir.AttrInt64("axis", len(lead) if lead is not None else -1)
+    replace_by(main, last, tail.outputs[0], then)
     if old is not None and (producer := old.producer()) is not None:
         graph.remove_upwards(producer)

@@ -14,7 +14,7 @@ from ..compiler.shape_values import ShapeValues
 from ..compiler.views import VIEWS, View, apply
 from .row_wise import meet
 from .sink import SINKABLE, sink
-from .view_steps import LONGEST, Step, build, constant_targets, dying
+from .view_steps import LONGEST, Step, constant_targets, dying, replace_by
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def _shorten(main: ir.Graph, values: ShapeValues, last: ir.Node) -> int:
     assert source is not None
     if not steps and not graph.can_replace(last.outputs[0], source):
         return 0
-    graph.replace_value(last.outputs[0], build(main, last, source, steps, last.outputs[0]))
-    graph.remove_upwards(last)
+    replace_by(main, last, source, steps)
     return 1
 
 

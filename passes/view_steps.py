@@ -46,10 +46,9 @@ def constant_targets(source: list[Dim], steps: Sequence[tuple[str, Sequence[Dim]
     return plan
 
 
-def build(main: ir.Graph, anchor: ir.Node, source: ir.Value, steps: Sequence[Step], like: ir.Value | None) -> ir.Value:
-    """Insert the steps before `anchor`; the result gets the type of `like`, and the shape that the steps give."""
+def build(main: ir.Graph, anchor: ir.Node, source: ir.Value, steps: Sequence[Step], name: str | None) -> ir.Value:
+    """Insert the steps before `anchor`. Returns the result, with type and shape."""
     value = source
-    name = like.name if like is not None else source.name
     for i, (op, what) in enumerate(steps):
         if op == "Transpose":
             node = graph.insert_before(anchor, op, [value], {"perm": what}, hint=f"{name}_{i}")
@@ -60,6 +59,16 @@ def build(main: ir.Graph, anchor: ir.Node, source: ir.Value, steps: Sequence[Ste
         new.type, new.shape = source.type, _shape_after(value, op, what)
         value = new
     return value
+
+
+def replace_by(main: ir.Graph, last: ir.Node, source: ir.Value, steps: Sequence[Step]) -> None:
+    """Replace the result of `last` by these steps from `source`."""
+    out = last.outputs[0]
+    value = build(main, last, source, steps, out.name)
+    if steps and out.shape is not None:
+        value.shape = out.shape  # may name a size that the steps compute with a -1
+    graph.replace_value(out, value)
+    graph.remove_upwards(last)
 
 
 def _shape_after(value: ir.Value, op: str, what: Sequence[int]) -> ir.Shape | None:
