@@ -160,7 +160,7 @@ def test_dimensions_that_depend_on_data() -> None:
 STEPS = ["linear"] * 9 + ["norm", "gelu", "residual", "scale", "softmax", "mix", "split", "second", "heads"]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     steps=st.lists(st.sampled_from(STEPS), min_size=7, max_size=14),
     outputs=st.sets(st.integers(0, 13), max_size=2),

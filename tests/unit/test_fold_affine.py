@@ -11,7 +11,7 @@ from edgec.passes.fold_affine import FoldAffine
 from linearmodels import Node, Weights, build
 from passcheck import check_pass, context, ops
 
-PROPERTY = settings(max_examples=50, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 def chain(w: Weights, names: list[str], channels: tuple[int, ...], start: str, end: str) -> list[Node]:
@@ -124,6 +124,15 @@ def test_behind_a_normalization(op: str, behind: list[str], seed: int) -> None:
     nodes = [(op, f"x {operands}", "c"), *chain(w, behind, (4,) if last else (4, 1), "c", "y")]
     out = check_pass(build(nodes, {"x": [2, 5, 4] if last else [2, 4, 5]}, w), FoldAffine(), seeds=1)
     assert ops(out) == {op: 1}
+
+
+def test_behind_group_normalization() -> None:
+    """The standard has no shape inference for it: the output's shape is declared."""
+    w = Weights()
+    nodes = [("GroupNormalization", f"x {w.add('s', 4)} {w.add('b', 4)}", "c", {"num_groups": 2})]
+    nodes += [("Mul", f"c {w.add('m', 4, 1)}", "y")]
+    out = check_pass(build(nodes, {"x": [2, 4, 5]}, w, {"y": [2, 4, 5]}), FoldAffine(), rewrites=1)
+    assert ops(out) == {"GroupNormalization": 1}
 
 
 def test_rms_normalization_takes_a_scale_and_no_shift() -> None:

@@ -11,7 +11,7 @@ from edgec.passes.fold_batch_norm import FoldBatchNorm
 from linearmodels import Weights, build
 from passcheck import check_pass, context, load, ops
 
-PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 @pytest.mark.parametrize("bias", [True, False])

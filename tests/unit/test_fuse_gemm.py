@@ -55,7 +55,7 @@ def test_residual_is_no_bias() -> None:
     check_pass(build(nodes, {"x": [4, 3]}, w), FuseGemm(), rewrites=0)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     op=st.sampled_from(["MatMul", "Gemm", "Gemm with bias"]),
     turned=st.tuples(st.booleans(), st.booleans()),

@@ -20,7 +20,7 @@ def parallel(w: Weights, biases: list[bool], sizes: list[int], k: int = 8) -> li
     return nodes
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     biases=st.lists(st.booleans(), min_size=1, max_size=4),
     sizes=st.lists(st.integers(1, 40), min_size=4, max_size=4),
