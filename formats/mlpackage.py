@@ -167,7 +167,8 @@ def _parse_spec(path: Path) -> Any:
     try:
         spec.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ModelError(f"{path} is not a Core ML model specification, or is truncated ({error}); {_BROKEN}") from error
+        what = "is not a Core ML model specification, or is truncated"
+        raise ModelError(f"{path} {what} ({error}); {_BROKEN}") from error
     if not spec.specificationVersion:
         raise ModelError(f"{path} is not a Core ML model specification: it states no version; {_BROKEN}")
     return spec

@@ -3,9 +3,9 @@
 Run it after an upgrade of coremltools:  python tools/mil_signatures.py
 
 The file lets the reader check a program without importing coremltools. Per operator a list of versions, oldest first:
-`since` is the opset (5 for CoreML5, iOS 15) that introduced the version; per input `required`, `const` (must be known when
-the program is compiled), `many` (takes a list), `types` (allowed element types; null for any) and `domain` (inputs of one
-domain share one type).
+`since` is the opset (5 for CoreML5, iOS 15) that introduced the version; per input `required`, `const` (must be known
+when the program is compiled), `many` (takes a list), `types` (allowed element types; null for any) and `domain` (inputs
+of one domain share one type).
 """
 
 from __future__ import annotations

@@ -25,14 +25,15 @@ def load(source: Path | str) -> ir.Model:
     """The ONNX model (opset 25) of a `.mlpackage`, its weights mapped where they lie.
 
     Inputs and outputs have the package's feature names. A float16 operator becomes a float32 one followed by a rounding
-    pair. Shapes are inferred. Raises ModelError if the package is damaged or its program is not valid, UnsupportedOp if an operator can't be
-    lifted.
+    pair. Shapes are inferred. Raises ModelError if the package is damaged or its program is not valid, UnsupportedOp if
+    an operator can't be lifted.
     """
     package = open_package(source)
     problems = check(package)
     if problems:
-        shown = [f"  - {p}" for p in problems[:_SHOWN]] + ([f"  and {len(problems) - _SHOWN} more"] if problems[_SHOWN:] else [])
-        raise ModelError("\n".join([f"{package.path} does not hold a valid program:", *shown]))
+        shown = [f"  - {p}" for p in problems[:_SHOWN]]
+        more = [f"  and {len(problems) - _SHOWN} more"] if problems[_SHOWN:] else []
+        raise ModelError("\n".join([f"{package.path} does not hold a valid program:", *shown, *more]))
     model = lift(package)
     try:
         shapes.infer(model)

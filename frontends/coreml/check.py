@@ -182,7 +182,7 @@ def _type_problems(
 
 
 def _interface(package: Package, function: str) -> Any:
-    """The description that states inputs and outputs: the function's own in a package with several, else the model's."""
+    """The description that states inputs and outputs: the function's own in a package with several, or the model's."""
     own = [f for f in package.spec.description.functions if f.name == function]
     return own[0] if own else package.spec.description
 

@@ -23,7 +23,7 @@ _SMALL = 256
 
 
 def main_function(package: Package) -> tuple[str, Any, Any]:
-    """Name, function and active block of the program that a package runs. Raises ModelError for other kinds of model."""
+    """Name, function and active block of the program that a package runs. Raises ModelError for other models."""
     spec = package.spec
     if spec.WhichOneof("Type") != "mlProgram":
         raise ModelError(
@@ -33,7 +33,8 @@ def main_function(package: Package) -> tuple[str, Any, Any]:
     functions = spec.mlProgram.functions
     name = spec.description.defaultFunctionName or "main"
     if name not in functions:
-        raise ModelError(f"{package.path}: the program has no function '{name}' (it has: {', '.join(sorted(functions))})")
+        found = ", ".join(sorted(functions)) or "none"
+        raise ModelError(f"{package.path}: the program has no function '{name}', only: {found}")
     function = functions[name]
     if function.opset not in function.block_specializations:
         found = ", ".join(sorted(function.block_specializations)) or "none"
@@ -208,8 +209,9 @@ class _Lifter:
         if literal.count <= _SMALL or (element.bits < 8 and literal.blob is None):
             value = b.constant(literal.numpy().astype(element.carried.numpy()))
         elif element.bits < 8:
-            packed = b.initializer(literal.packed(), literal.name)
-            value = unpack(b, packed, packed.const_value.size, element.bits, [d or 0 for d in literal.type.shape])  # type: ignore[union-attr]
+            packed = literal.packed()
+            shape = [d or 0 for d in literal.type.shape]
+            value = unpack(b, b.initializer(packed, literal.name), packed.size, element.bits, shape)
             if literal.type.dtype == "int4":
                 value = _sign_extend(b, value)
         else:

@@ -1,4 +1,4 @@
-"""MIL types and constants as the package stores them: element types, shapes, and literals that are read only when needed."""
+"""MIL types and constants as the package stores them: element types, shapes, literals that are read when needed."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ class Literal:
         needed = math.ceil(self.count * self.type.element.bits / 8)
         if blob.dtype != self.type.dtype or blob.length != needed:
             raise ModelError(
-                f"{blob.path}: '{self.name}' is declared as {self.type.dtype}{list(self.type.shape)} ({needed} bytes), but "
-                f"the constant at offset {stored.offset} holds {blob.length} bytes of {blob.dtype}; convert the model again"
+                f"{blob.path}: '{self.name}' is declared as {self.type.dtype}{list(self.type.shape)} ({needed} bytes), "
+                f"but the constant at offset {stored.offset} holds {blob.length} bytes of {blob.dtype}; "
+                "convert the model again"
             )
         return blob
 
@@ -139,7 +140,7 @@ class Literal:
         return _unpack(self.raw(), element.bits, self.count, signed=self.type.dtype.startswith("int")).reshape(shape)
 
     def stored(self, shape: Sequence[int] | None = None) -> ir.TensorProtocol:
-        """The constant as an ONNX tensor in its stored type, mapped if it lies in the weight file; optionally reshaped."""
+        """The constant as an ONNX tensor in its stored type, mapped if it lies in the weight file, or reshaped."""
         dims = self.type.shape if shape is None else tuple(shape)
         onnx_type = self.type.element.onnx
         if onnx_type is None:

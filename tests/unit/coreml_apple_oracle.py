@@ -1,8 +1,8 @@
 """A pytest plugin that runs coremltools' own operator tests through edgec's reader instead of through Core ML.
 
-coremltools installs the tests of its operators, with the values that Apple's runtime is expected to give. Off a Mac they
-only convert. With this plugin each converted model is saved, lifted, run by onnxruntime and compared with those values.
-One line of JSON per comparison goes to the file named by EDGEC_ORACLE_LOG. test_coreml_lift_apple.py runs it.
+coremltools installs the tests of its operators, with the values that Apple's runtime is expected to give. Off a Mac
+they only convert. With this plugin each converted model is saved, lifted, run by onnxruntime and compared with those
+values. One line of JSON per comparison goes to the file named by EDGEC_ORACLE_LOG. test_coreml_lift_apple.py runs it.
 
 By hand:  EDGEC_ORACLE_LOG=log.jsonl PYTHONPATH=tests/unit pytest -p coreml_apple_oracle --pyargs \
           coremltools.converters.mil.mil.ops.tests.iOS17
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import importlib.util
 import json
 import os
 import random
@@ -25,22 +26,10 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-os.environ["PYMIL_TEST_TARGETS"] = "mlprogram"
-os.environ["INCLUDE_MIL_FP32_UNIT_TESTS"] = "1"
-if "PIL" not in sys.modules:  # imported by coremltools' helpers for image inputs, which no operator test uses
-    sys.modules["PIL"] = types.ModuleType("PIL")
-    sys.modules["PIL"].Image = types.SimpleNamespace(Image=type("Image", (), {}))  # type: ignore[attr-defined]
-
-import coremltools.converters.mil.testing_utils as apple  
-
-apple.macos_compatible_with_deployment_target = lambda target: True
-
-import coremltools.converters.mil.mil.ops.tests.testing_utils as operator_tests  
-
-from edgec.compiler.errors import UnsupportedOp  
-from edgec.formats.mlpackage import open_package  
-from edgec.frontends import coreml  
-from edgec.frontends.coreml.lifter import all_operations, main_function  
+from edgec.compiler.errors import UnsupportedOp
+from edgec.formats.mlpackage import open_package
+from edgec.frontends import coreml
+from edgec.frontends.coreml.lifter import all_operations, main_function
 
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
@@ -74,8 +63,8 @@ def _compare(path: Path, values: dict[str, Any], expected: dict[str, Any], half:
 
 
 def compare_backend(
-    mlmodel: Any, input_key_values: Any, expected_outputs: Any, dtype: str = "fp32", atol: float = 1e-4, rtol: float = 1e-5,
-    also_compare_shapes: bool = True, state: Any = None, allow_mismatch_ratio: float = 0.0,
+    mlmodel: Any, input_key_values: Any, expected_outputs: Any, dtype: str = "fp32", atol: float = 1e-4,
+    rtol: float = 1e-5, also_compare_shapes: bool = True, state: Any = None, allow_mismatch_ratio: float = 0.0,
 ) -> None:
     """Stands in for coremltools' comparison with the Core ML runtime."""
     record: dict[str, Any] = {"test": os.environ["PYTEST_CURRENT_TEST"].split(" (")[0].split("/tests/")[-1]}
@@ -96,7 +85,20 @@ def compare_backend(
         log.write(json.dumps(record) + "\n")
 
 
-operator_tests.compare_backend = compare_backend
+def _install() -> None:
+    """Make coremltools' test helpers believe that they can run models here, and compare with the function above."""
+    os.environ["PYMIL_TEST_TARGETS"] = "mlprogram"
+    os.environ["INCLUDE_MIL_FP32_UNIT_TESTS"] = "1"
+    if importlib.util.find_spec("PIL") is None:  # imported by the helpers for image inputs; no operator test uses it
+        sys.modules["PIL"] = types.ModuleType("PIL")
+        sys.modules["PIL"].Image = types.SimpleNamespace(Image=type("Image", (), {}))  # type: ignore[attr-defined]
+    helpers = importlib.import_module("coremltools.converters.mil.testing_utils")
+    helpers.macos_compatible_with_deployment_target = lambda target: True  # type: ignore[attr-defined]
+    operator_tests = importlib.import_module("coremltools.converters.mil.mil.ops.tests.testing_utils")
+    operator_tests.compare_backend = compare_backend  # type: ignore[attr-defined]
+
+
+_install()
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
@@ -106,6 +108,7 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
         by_function[item.nodeid.split("[")[0]].append(item)
     rng = random.Random(0)
     count = int(os.environ.get("EDGEC_ORACLE_SAMPLES", "2"))
-    items[:] = [i for group in by_function.values() for i in (group if len(group) <= count else rng.sample(group, count))]
+    groups = (g if len(g) <= count else rng.sample(g, count) for g in by_function.values())
+    items[:] = [item for group in groups for item in group]
     gc.collect()
     gc.freeze()

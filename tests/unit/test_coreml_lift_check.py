@@ -98,7 +98,8 @@ FAULTS: dict[str, tuple[Callable[[Package], Any], str]] = {
     "name starts with a digit": (lambda p: _rename_output(p, "1a"), "is not a legal name"),
     "second definition": (lambda p: _rename_output(p, "x"), "'x' is defined a second time"),
     "use before definition": (
-        lambda p: setattr(operation(p, "linear").inputs["x"].arguments[0], "name", "y"), "'y', which is not defined before"),
+        lambda p: setattr(operation(p, "linear").inputs["x"].arguments[0], "name", "y"),
+        "'y', which is not defined before"),
     "unknown operator": (lambda p: setattr(operation(p, "relu"), "type", "relu7"), "relu7 'y': is unknown"),
     "operator of a later opset": (
         lambda p: setattr(operation(p, "relu"), "type", "slice_update"), "slice_update 'y': needs opset CoreML8"),
@@ -115,7 +116,8 @@ FAULTS: dict[str, tuple[Callable[[Package], Any], str]] = {
     "output that does not exist": (lambda p: block(p).outputs.append("z"), "the block output 'z' is never defined"),
     "output type": (lambda p: _set_type(p, "relu", "FLOAT16"), "output 'y' is FLOAT32 in the description and fp16"),
     "input shape": (
-        lambda p: p.spec.description.input[0].type.multiArrayType.shape.append(1), "input 'x' is [2, 8, 1] in the description"),
+        lambda p: p.spec.description.input[0].type.multiArrayType.shape.append(1),
+        "input 'x' is [2, 8, 1] in the description"),
     "input that is not described": (lambda p: p.spec.description.input.pop(), "the program has an input 'x' that the"),
     "output that is not there": (
         lambda p: setattr(p.spec.description.output.add(), "name", "q"), "the description has an output 'q'"),

@@ -74,8 +74,8 @@ POSITIVE = f(2, 5, low=0.25, high=4.0)
 IMAGE = f(2, 3, 4, 5)
 CASES = [
     *(unary(k, f(2, 3, 4)) for k in (
-        "atan", "ceil", "cos", "cosh", "erf", "exp", "exp2", "floor", "relu", "relu6", "round", "sigmoid", "sign", "sin",
-        "sinh", "softplus", "softsign", "square", "tanh", "abs", "identity")),
+        "atan", "ceil", "cos", "cosh", "erf", "exp", "exp2", "floor", "relu", "relu6", "round", "sigmoid", "sign",
+        "sin", "sinh", "softplus", "softsign", "square", "tanh", "abs", "identity")),
     *(unary(k, UNIT) for k in ("acos", "asin", "atanh", "tan")),
     *(unary(k, POSITIVE) for k in ("log", "rsqrt", "sqrt", "inverse")),
     Case("log", {"x": POSITIVE}, {"epsilon": np.float32(0.125)}),
@@ -90,7 +90,8 @@ CASES = [
     Case("threshold", {"x": i(3, 4)}, {"alpha": np.int32(2)}),
     *(Case("cast", {"x": f(3, 4, low=0.0, high=100.0)}, {"dtype": d}) for d in ("int32", "bool", "fp16", "fp32")),
     *(Case("cast", {"x": i(3, 4, low=0, high=100)}, {"dtype": d}) for d in ("fp32", "bool")),
-    *(Case("cast", {"x": i(3, 4, low=0, high=100)}, {"dtype": d}, since=7) for d in ("int8", "uint8", "int16", "uint16")),
+    *(Case("cast", {"x": i(3, 4, low=0, high=100)}, {"dtype": d}, since=7)
+      for d in ("int8", "uint8", "int16", "uint16")),
     Case("cast", {"x": f(3, 4)}, {"dtype": "int32"}),
     # two inputs
     *(Case(k, {"x": f(2, 3, 4), "y": f(3, 1)}, half=True) for k in ("add", "sub", "mul", "maximum", "minimum")),
@@ -102,7 +103,8 @@ CASES = [
     Case("pow", {"x": i(3, 4), "y": np.full((3, 4), 3, np.int32)}),
     *(Case(k, {"x": i(3, 4, low=0, high=3), "y": i(3, 4, low=0, high=3)}) for k in (
         "equal", "not_equal", "less", "less_equal", "greater", "greater_equal")),
-    *(Case(k, {"x": f(3, 4), "y": f(4)}) for k in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")),
+    *(Case(k, {"x": f(3, 4), "y": f(4)})
+      for k in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")),
     *(Case(k, {"x": b(3, 4), "y": b(3, 4)}) for k in ("logical_and", "logical_or", "logical_xor")),
     Case("select", {"cond": b(3, 4), "a": f(3, 4), "b": f(3, 4)}),
     Case("select", {"cond": b(3, 4), "a": i(3, 4), "b": i(3, 4)}),
@@ -114,10 +116,10 @@ CASES = [
     unary("linear_activation", f(3, 4), alpha=np.float32(1.5), beta=np.float32(-0.25)),
     unary("scaled_tanh", f(3, 4), alpha=np.float32(1.5), beta=np.float32(0.75)),
     unary("sigmoid_hard", f(3, 4), alpha=np.float32(0.25), beta=np.float32(0.375)),
-    Case("thresholded_relu", {"x": np.array([-1, 0.5, 0.75, 1.0, 2.0], np.float32)}, {"alpha": np.float32(0.75)}, half=True),
+    unary("thresholded_relu", np.array([-1, 0.5, 0.75, 1.0, 2.0], np.float32), alpha=np.float32(0.75)),
     unary("prelu", IMAGE, alpha=np.array([0.25, -0.5, 2.0], np.float32)),
     Case("prelu", {"x": f(2, 3, 4)}, {"alpha": np.full(3, 0.25, np.float32)}),
-    unary("softplus_parametric", IMAGE, alpha=np.array([1, 2, 0.5], np.float32), beta=np.array([0.5, 1, 2], np.float32)),
+    unary("softplus_parametric", IMAGE, alpha=np.float32([1, 2, 0.5]), beta=np.float32([0.5, 1, 2])),
     unary("softmax", f(2, 3, 4)),
     unary("softmax", f(2, 3, 4), axis=1),
     unary("gelu", f(3, 4)),
@@ -200,7 +202,8 @@ CASES = [
       for x, lo, up in ((f(4, 5), 1, 2), (f(2, 5, 4), -1, 0), (i(4, 4), 0, -1), (f(4, 4), 0, 0))),
     Case("reverse", {"x": f(2, 3, 4)}, {"axes": [0, -1]}),
     Case("reverse", {"x": f(2, 3)}),
-    Case("reverse_sequence", {"x": f(3, 2, 4), "lengths": np.array([1, 3, 2, 0], np.int32)}, {"seq_axis": 0, "batch_axis": 2},
+    Case("reverse_sequence", {"x": f(3, 2, 4), "lengths": np.array([1, 3, 2, 0], np.int32)},
+         {"seq_axis": 0, "batch_axis": 2},
          expected=lambda x, lengths, seq_axis, batch_axis: np.stack(
              [np.concatenate([x[:n, :, k][::-1], x[n:, :, k]]) for k, n in enumerate(lengths)], 2)),
     *(Case("pad", {"x": f(2, 3, 4)}, {"pad": [1, 2, 2, 1], "mode": m}, half=True) for m in ("reflect", "replicate")),
@@ -276,7 +279,8 @@ CONSTANTS: list[tuple[str, int, int, dict[str, Any]]] = [
     *(("constexpr_lut_to_dense", 8, 9, {"indices:uint2": RNG.integers(0, 4, shape), "lut": f(1, 1, 4, v),
        "vector_axis": a}) for shape, a, v in (((4, 4), 1, 3), ((2, 12), 0, 2), ((2, 12), -2, 2))),
     ("constexpr_sparse_to_dense", 8, 9, {"nonzero_data": f(int(MASK.sum())), "mask:uint1": MASK}),
-    *(("constexpr_blockwise_shift_scale", 8, 9, {f"data:{t}": RNG.integers(low, high, (4, 12)), "scale": f(*g, low=0.1)})
+    *(("constexpr_blockwise_shift_scale", 8, 9,
+       {f"data:{t}": RNG.integers(low, high, (4, 12)), "scale": f(*g, low=0.1)})
       for t, low, high in (("int4", -8, 8), ("uint4", 0, 16), ("int8", -99, 99))
       for g in ((1, 1), (4, 1), (4, 3), (2, 3), (1, 12))),
     ("constexpr_blockwise_shift_scale", 8, 9, {"data:uint4": RNG.integers(0, 16, (4, 12)), "scale": f(4, 3, low=0.1),
@@ -284,7 +288,8 @@ CONSTANTS: list[tuple[str, int, int, dict[str, Any]]] = [
     ("constexpr_blockwise_shift_scale", 8, 9, {"data:int4": RNG.integers(-8, 8, (4, 12)), "scale": f(4, 1, low=0.1),
      "offset": f(4, 1)}),
     *(("constexpr_lut_to_sparse", 8, 9, {"indices_mask:uint1": MASK,
-       "indices_nonzero_data:uint2": RNG.integers(0, 4, int(MASK.sum())), "lut": f(*g, 4, 1)}) for g in ((1, 1), (2, 1))),
+       "indices_nonzero_data:uint2": RNG.integers(0, 4, int(MASK.sum())), "lut": f(*g, 4, 1)})
+      for g in ((1, 1), (2, 1))),
     ("constexpr_lut_to_sparse", 8, 9, {"indices_mask:uint1": MASK[:, :4],
      "indices_nonzero_data:uint2": RNG.integers(0, 4, int(MASK[:, :4].sum())), "lut": f(1, 1, 4, 3), "vector_axis": 1}),
     ("constexpr_sparse_blockwise_shift_scale", 8, 9, {"data_mask:uint1": MASK,
@@ -393,7 +398,8 @@ def build(ct: Any, case: Case, opset: int, path: Path) -> Path:
 
     names = [f"in{n}" for n in range(len(arrays))]
     scope: dict[str, Any] = {"body": body}
-    exec(f"def program({', '.join(names)}): return body({', '.join(names)})", scope)  # coremltools reads parameter names
+    # coremltools names the inputs after the parameters of the function.
+    exec(f"def program({', '.join(names)}): return body({', '.join(names)})", scope)
     wrapped = mb.program(input_specs=specs, opset_version=ct.target[TARGETS[opset]])(scope["program"])
     return save(ct, wrapped, opset, path)
 
@@ -417,9 +423,8 @@ def test_against_value_inference(ct: Any, case: Case, tmp_path: Path) -> None:
         assert len(actual) == len(expected)
         for a, e in zip(actual, expected, strict=True):
             assert a.size == e.size, f"shape {a.shape}, expected {e.shape} at CoreML{opset}"
-            np.testing.assert_allclose(
-                a.reshape(e.shape).astype(np.float64), e.astype(np.float64), rtol=2e-5, atol=2e-6, err_msg=f"CoreML{opset}"
-            )
+            a, e = a.reshape(e.shape).astype(np.float64), e.astype(np.float64)
+            np.testing.assert_allclose(a, e, rtol=2e-5, atol=2e-6, err_msg=f"CoreML{opset}")
 
 
 HALF = [(c, n) for c, n in zip(CASES, IDS, strict=True) if c.half]
@@ -465,7 +470,9 @@ def typed(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-@pytest.mark.parametrize(("kind", "first", "last", "parameters"), CONSTANTS, ids=[f"{n}-{c[0]}" for n, c in enumerate(CONSTANTS)])
+@pytest.mark.parametrize(
+    ("kind", "first", "last", "parameters"), CONSTANTS, ids=[f"{n}-{c[0]}" for n, c in enumerate(CONSTANTS)]
+)
 def test_compressed_constants(
     ct: Any, kind: str, first: int, last: int, parameters: dict[str, Any], half: bool, tmp_path: Path
 ) -> None:
@@ -490,7 +497,8 @@ def test_compressed_constants(
 
         spec = mb.TensorSpec((4, 12))
         program = mb.program(input_specs=[spec], opset_version=ct.target[TARGETS[opset]])(lambda x: body(x))
-        (actual,) = run(save(ct, program, opset, tmp_path / f"m{opset}.mlpackage"), {"x": np.zeros((4, 12), np.float32)})
+        path = save(ct, program, opset, tmp_path / f"m{opset}.mlpackage")
+        (actual,) = run(path, {"x": np.zeros((4, 12), np.float32)})
         np.testing.assert_allclose(actual, found[0].astype(np.float32), rtol=1e-3 if half else 1e-6, atol=1e-6)
 
 

@@ -87,8 +87,9 @@ def crepe(weights: dict[str, Array], frames: Array) -> Array:
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, [(0, 0), (0, 0), pad]), w.shape[2], axis=2)
         x = np.einsum("nctk,ock->not", windows[:, :, ::stride], w, optimize=True)
         x = np.maximum(x + weights[f"conv{layer}.bias"][:, None], 0)
-        norm = {k: weights[f"conv{layer}_BN.{k}"][:, None] for k in ("running_mean", "running_var", "weight", "bias")}
-        x = (x - norm["running_mean"]) / np.sqrt(norm["running_var"] + 0.0010000000474974513) * norm["weight"] + norm["bias"]
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, scale, shift = (weights[f"conv{layer}_BN.{name}"][:, None] for name in names)
+        x = (x - mean) / np.sqrt(variance + 0.0010000000474974513) * scale + shift
         x = x[:, :, : x.shape[2] // 2 * 2].reshape(*x.shape[:2], -1, 2).max(-1)
     flat = x.transpose(0, 2, 1).reshape(len(x), -1)
     return 1 / (1 + np.exp(-(flat @ weights["classifier.weight"].T + weights["classifier.bias"])))

@@ -62,7 +62,7 @@ def compare(
         np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
 
 
-# Windows ---------------------------------------------------------------------------------------------------------------
+# Windows ------------------------------------------------------------------------------------------------------------
 
 
 def same(size: int, kernel: int, stride: int, lower: bool) -> tuple[int, int]:
@@ -214,7 +214,7 @@ def test_pool_3d(tmp_path: Path) -> None:
     compare("max_pool", {"x": x}, fixed, [pool("max_pool", x, fixed)], tmp_path)
 
 
-# Normalisation ---------------------------------------------------------------------------------------------------------
+# Normalisation ------------------------------------------------------------------------------------------------------
 
 
 def test_batch_norm(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_local_response_norm(tmp_path: Path) -> None:
     compare("local_response_norm", {"x": x}, fixed, [expected], tmp_path)
 
 
-# Recurrence ------------------------------------------------------------------------------------------------------------
+# Recurrence ---------------------------------------------------------------------------------------------------------
 
 
 def sigmoid(v: Array) -> Array:
@@ -334,7 +334,7 @@ def test_rnn(direction: str, tmp_path: Path) -> None:
     compare("rnn", {"x": x, "initial_h": h}, fixed, [state[None], state], tmp_path)
 
 
-# Resizing --------------------------------------------------------------------------------------------------------------
+# Resizing -----------------------------------------------------------------------------------------------------------
 
 
 def interpolated(x: Array, points: tuple[list[float], list[float]]) -> Array:

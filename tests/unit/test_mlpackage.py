@@ -117,8 +117,8 @@ def _point_root_at(path: str) -> Callable[[Path], None]:
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no manifest": (lambda p: (p / "Manifest.json").unlink(), "not a Core ML package"),
-    "manifest is no JSON": (lambda p: (p / "Manifest.json").write_text("{"), "Manifest.json does not name a root model"),
-    "manifest is a list": (lambda p: (p / "Manifest.json").write_text("[]"), "Manifest.json does not name a root model"),
+    "manifest is no JSON": (lambda p: (p / "Manifest.json").write_text("{"), "does not name a root model"),
+    "manifest is a list": (lambda p: (p / "Manifest.json").write_text("[]"), "does not name a root model"),
     "no root": (lambda p: _edit_manifest(p, lambda m: m.pop("rootModelIdentifier")), "does not name a root model"),
     "path upwards": (_point_root_at("../../outside.mlmodel"), "outside the package"),
     "absolute path": (_point_root_at("/etc/passwd"), "outside the package"),
@@ -158,13 +158,14 @@ def test_a_link_out_of_the_package_is_not_followed(package: Path, tmp_path: Path
         open_package(package)
 
 
+STORED = "@model_path/weights/weight.bin"
 WEIGHT_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str, int]] = {
-    "missing": (lambda w: w.unlink(), "is missing", "@model_path/weights/weight.bin", 64),
-    "truncated header": (lambda w: w.write_bytes(b"\x01"), "truncated", "@model_path/weights/weight.bin", 64),
-    "other version": (lambda w: w.write_bytes(struct.pack("<II56x", 1, 1)), "version 1", "@model_path/weights/weight.bin", 64),
-    "truncated data": (lambda w: w.write_bytes(w.read_bytes()[:200]), "needs bytes", "@model_path/weights/weight.bin", 64),
-    "offset beyond": (lambda w: None, "outside the file", "@model_path/weights/weight.bin", 1 << 40),
-    "no metadata": (lambda w: None, "no valid metadata", "@model_path/weights/weight.bin", 128),
+    "missing": (lambda w: w.unlink(), "is missing", STORED, 64),
+    "truncated header": (lambda w: w.write_bytes(b"\x01"), "truncated", STORED, 64),
+    "other version": (lambda w: w.write_bytes(struct.pack("<II56x", 1, 1)), "version 1", STORED, 64),
+    "truncated data": (lambda w: w.write_bytes(w.read_bytes()[:200]), "needs bytes", STORED, 64),
+    "offset beyond": (lambda w: None, "outside the file", STORED, 1 << 40),
+    "no metadata": (lambda w: None, "no valid metadata", STORED, 128),
     "path upwards": (lambda w: None, "outside the package", "@model_path/../../../../etc/hostname", 64),
 }
 

@@ -1,6 +1,18 @@
 """One rule per MIL operator, by family. Importing this package fills `call.RULES`."""
 
-from . import constexpr, control, elementwise, image, indexing, linear, normalization, pooling, recurrent, reduction, shaping
+from . import (
+    constexpr,
+    control,
+    elementwise,
+    image,
+    indexing,
+    linear,
+    normalization,
+    pooling,
+    recurrent,
+    reduction,
+    shaping,
+)
 
 __all__ = [
     "constexpr", "control", "elementwise", "image", "indexing", "linear", "normalization", "pooling", "recurrent",

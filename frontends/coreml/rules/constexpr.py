@@ -1,7 +1,8 @@
-"""Compressed constants and quantisation (`ops/defs/iOS16/constexpr_ops.py`, `iOS18/compression.py`, `iOS17/quantization_ops.py`).
+"""Compressed constants and quantisation.
 
-Stored bytes stay as they are: affine integers become DequantizeLinear on the mapped data; indices and masks that ONNX
-has no type for are unpacked by nodes.
+Sources: `ops/defs/iOS16/constexpr_ops.py`, `iOS17/quantization_ops.py`, `iOS18/compression.py`. Stored bytes stay as
+they are: affine integers become DequantizeLinear on the mapped data; indices and masks that ONNX has no type for are
+unpacked by nodes.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def constexpr_blockwise_shift_scale(o: Call) -> Result:
     """scale · (data − offset), one scale per block; the block size is data.shape / scale.shape."""
     shape, groups = o.shape("data"), o.shape("scale")
     integers = o.type("data").dtype in ("int4", "uint4", "int8", "uint8") and o.literal("data") is not None
-    same_type = not o.has("offset") or (o.type("offset").dtype == o.type("data").dtype and o.literal("offset") is not None)
+    offset = o.literal("offset")
+    same_type = not o.has("offset") or (offset is not None and offset.type.dtype == o.type("data").dtype)
     blocked = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if 1 < g < n]
     whole = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if g == 1 < n]
     split = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if g == n > 1]
@@ -129,7 +131,7 @@ def _scaled_blocks(o: Call, data: ir.Value, shape: Sequence[int], groups: Sequen
     return b.reshape(b.op("Mul", result, b.reshape(o.value("scale"), outer)), shape)
 
 
-# Lookup tables ---------------------------------------------------------------------------------------------------------
+# Lookup tables ------------------------------------------------------------------------------------------------------
 
 
 @rule("constexpr_lut_to_dense", exact=True)
@@ -163,7 +165,7 @@ def _look_up(o: Call, indices: ir.Value, shape: Sequence[int]) -> ir.Value:
     return b.reshape(moved, [n * vector if a == axis else n for a, n in enumerate(shape)])
 
 
-# Sparse constants ------------------------------------------------------------------------------------------------------
+# Sparse constants ---------------------------------------------------------------------------------------------------
 
 
 def _spread(b: Builder, nonzero: ir.Value, mask: ir.Value, shape: Sequence[int], stored: int) -> ir.Value:

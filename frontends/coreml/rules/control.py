@@ -32,8 +32,10 @@ def cond(o: Call) -> Result:
 
 @rule("while_loop", exact=True)
 def while_loop(o: Call) -> Result:
-    """MIL tests before the first round: the condition is computed outside once, and again at the end of each round; coremltools
-    lets it have one element instead of being a scalar."""
+    """MIL tests before the first round: the condition is computed outside once, and again at the end of each round.
+
+    coremltools lets it have one element instead of being a scalar.
+    """
     condition, body = o.blocks
     start = o.values("loop_vars")
     first = o.b.reshape(o.branch(o.b, condition, start)[0], [])

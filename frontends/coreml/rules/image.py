@@ -107,7 +107,8 @@ def upsample_bilinear(o: Call) -> Result:
 
 @rule("resize_nearest_neighbor", exact=True)
 def resize_nearest(o: Call) -> Result:
-    return _resize(o, _spatial(o, o.integer("target_size_height"), o.integer("target_size_width")), "DEFAULT", nearest=True)
+    targets = _spatial(o, o.integer("target_size_height"), o.integer("target_size_width"))
+    return _resize(o, targets, "DEFAULT", nearest=True)
 
 
 @rule("resize_bilinear")
@@ -131,7 +132,7 @@ def resize(o: Call) -> Result:
     return _resize(o, targets, mode, nearest=kind == "NEAREST_NEIGHBOR", floor=False)
 
 
-# Sampling at computed positions ----------------------------------------------------------------------------------------
+# Sampling at computed positions -------------------------------------------------------------------------------------
 
 
 def _pixels(o: Call, coordinates: ir.Value, sizes: Array) -> ir.Value:
@@ -169,7 +170,8 @@ def resample(o: Call) -> Result:
         scale, shift = 2 / np.maximum(sizes - 1, 1), np.full(2, -1.0)
     else:
         scale, shift = 2 / sizes, 1 / sizes - 1
-    position = b.op("Add", b.op("Mul", pixels, b.constant(scale.astype(np.float32))), b.constant(shift.astype(np.float32)))
+    factor, offset = (b.constant(v.astype(np.float32)) for v in (scale, shift))
+    position = b.op("Add", b.op("Mul", pixels, factor), offset)
     x, fill = o.value(), o.number("padding_value") if padding == "zeros" else 0.0
     if fill:
         x = b.op("Sub", x, b.number(fill))

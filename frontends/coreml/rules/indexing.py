@@ -107,9 +107,9 @@ def gather(o: Call) -> Result:
     moved = b.transpose(o.value(), [*range(batch), axis, *rest])
     indices = b.op("Unsqueeze", b.cast(o.value("indices"), INT64), b.ints([-1]))
     picked = b.op("GatherND", moved, indices, batch_dims=batch)
-    many, before = o.rank("indices") - batch, axis - batch
-    first = batch + many
-    perm = [*range(batch), *range(first, first + before), *range(batch, first), *range(first + before, first + len(rest))]
+    first = o.rank("indices")
+    end = first + axis - batch
+    perm = [*range(batch), *range(first, end), *range(batch, first), *range(end, first + len(rest))]
     return b.transpose(picked, perm)
 
 

@@ -19,7 +19,7 @@ def same_padding(size: int, kernel: int, stride: int, lower: bool) -> tuple[int,
 
 
 def onnx_padding(o: Call, kernel: list[int], strides: list[int]) -> list[int] | str:
-    """The padding of a convolution or pool as ONNX `pads` (all begins, then all ends), or as `auto_pad` for open shapes.
+    """The padding of a convolution or pool as ONNX `pads` (all begins, then all ends); `auto_pad` for open shapes.
 
     MIL interleaves begin and end of each axis.
     """

@@ -64,7 +64,7 @@ def local_response_norm(o: Call) -> Result:
     """x / (k + alpha / size · sum of squares of `size` channels)^beta."""
     if o.rank() != 4:
         raise Unsupported(
-            f"rank {o.rank()}: the values in coremltools' own test (rank 3) contradict the definition, so only rank 4 is sure"
+            f"rank {o.rank()}: coremltools' own test (of rank 3) contradicts the definition, so only rank 4 is sure"
         )
     size = o.integer("size")
     if size % 2 == 0:

@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from ..call import Call, Result, Unsupported, rule
 
-# Activation → ONNX name, alpha, beta (None: ONNX has no such parameter). The parameters are those of coremltools' tests.
+# Activation → ONNX name, alpha, beta (None: ONNX has no such parameter). Parameters: those of coremltools' tests.
 _ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
     "sigmoid": ("Sigmoid", None, None), "tanh": ("Tanh", None, None), "relu": ("Relu", None, None),
-    "linear": ("Affine", 1.0, 0.0), "hard_sigmoid": ("HardSigmoid", 0.2, 0.5), "sigmoid_hard": ("HardSigmoid", 0.2, 0.5),
-    "scaled_tanh": ("ScaledTanh", 1.0, 1.0),
+    "linear": ("Affine", 1.0, 0.0), "hard_sigmoid": ("HardSigmoid", 0.2, 0.5),
+    "sigmoid_hard": ("HardSigmoid", 0.2, 0.5), "scaled_tanh": ("ScaledTanh", 1.0, 1.0),
 }
 
 
@@ -43,8 +43,10 @@ def _gates(o: Call, names: Sequence[str], order: Sequence[int], gates: int) -> i
     return o.b.concat(stacked, 0)
 
 
-def _biases(o: Call, pairs: Sequence[tuple[str, str]], order: Sequence[int], gates: int, hidden: int) -> ir.Value | None:
-    """ONNX bias [directions, 2 · gates · H]: input biases, then recurrent biases, from a pair of names per direction."""
+def _biases(
+    o: Call, pairs: Sequence[tuple[str, str]], order: Sequence[int], gates: int, hidden: int
+) -> ir.Value | None:
+    """ONNX bias [directions, 2 · gates · H]: input biases, then recurrent ones, from a pair of names per direction."""
     if not any(o.has(name) for pair in pairs for name in pair):
         return None
     zero = o.b.constant(np.zeros((1, gates * hidden), np.float32))

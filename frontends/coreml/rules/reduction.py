@@ -47,9 +47,8 @@ def topk(o: Call) -> Result:
     x, narrow = _narrow_to_int32(o, o.value())
     k = o.integer("k", 1)
     count = b.ints([k]) if k != -1 else b.op("Shape", x, start=axis, end=axis + 1)
-    values, indices = b.nodes_of(
-        "TopK", [x, count], {"axis": axis, "largest": int(not o.flag("ascending")), "sorted": int(o.flag("sort", True))}, 2
-    )
+    order = {"largest": int(not o.flag("ascending")), "sorted": int(o.flag("sort", True))}
+    values, indices = b.nodes_of("TopK", [x, count], {"axis": axis, **order}, 2)
     if narrow:
         values = b.cast(values, o.type().element.carried)
     return [values, b.cast(indices, INT32)] if len(o.outputs) > 1 else values

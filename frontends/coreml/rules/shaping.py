@@ -194,7 +194,7 @@ def sliding_windows(o: Call) -> Result:
     return o.b.op("Gather", o.value(), o.b.constant(index.astype(np.int64)), axis=axis)
 
 
-# Blocks of pixels ------------------------------------------------------------------------------------------------------
+# Blocks of pixels ---------------------------------------------------------------------------------------------------
 
 
 @rule("depth_to_space", exact=True)
