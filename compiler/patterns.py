@@ -1,7 +1,7 @@
 """A small matcher for expression trees: patterns are plain data, and a match that fails narrowly says why.
 
     GELU = Product(0.5, Var("x"), Sum(1.0, Op("Erf", Product(2**-0.5, Var("x")))))
-    for match in find(model, GELU):
+    for match in find(Index(model), GELU):
         replace(match, "Gelu", [match["x"]])
 
 `Product` and `Sum` match every way of writing a product or a sum: any order and nesting, constants collected in one
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import EllipsisType
@@ -23,18 +23,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from . import functions
 from . import graph as g
-from .passbase import Context
 from .targets import OPSET
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "And", "Or", "Equal"})
 TOLERANCE = 1e-6
 """How far a constant may be off, relatively: a float32 rounding or two."""
-DEPTH = 5
+DEPTH = 4
 """How deep a product or a sum is taken apart."""
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
-"""Types that every fused operator runs with in onnxruntime; most have no kernel for double."""
 WAYS = 256
 """How many ways of reading one root are tried."""
 
@@ -148,94 +144,6 @@ def match(pattern: Pattern, root: ir.Node) -> Match | None:
     return near
 
 
-class NearMisses:
-    """What almost matched. It is told once all patterns were tried, of the nodes that are then still there."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[ir.Node, str]] = []
-
-    def add(self, root: ir.Node, what: str, why: str) -> None:
-        """Remember that `root` looks like `what`, but is not for the reason `why`."""
-        if why:
-            self._found.append((root, f"looks like {what}, but {why}"))
-
-    def tell(self, ctx: Context) -> None:
-        """Note them in `ctx`."""
-        for root, text in self._found:
-            if root.graph is not None:
-                ctx.note(f"{root.name or root.op_type}: {text}")
-
-
-def find(model: ir.Model, pattern: Pattern, near: NearMisses | None = None, what: str = "") -> Iterator[Match]:
-    """All matches in all graphs, in node order; the model may be rewritten while they come.
-
-    Matches of three nodes and more with one fault are added to `near`, as looking like `what`.
-    """
-    roots, needed = root_types(pattern), _needed(pattern)
-    if not needed <= {n.op_type for n in g.nodes(model)}:
-        return
-    for node in g.nodes(model, *roots):
-        if node.graph is None:
-            continue
-        found = match(pattern, node)
-        if found is not None and not found.why:
-            yield found
-        elif found is not None and near is not None and len(found.why) == 1 and len(found.nodes) > 2:
-            near.add(node, what, found.why[0])
-
-
-def replace(
-    found: Match, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any] | None = None
-) -> ir.Node:
-    """Put one node in the place of a match's root; the inner nodes go with it. `domain::op` names a local function."""
-    old = found.output
-    domain, _, name = op_type.rpartition("::")
-    new = g.insert_before(found.root, name, inputs, attributes, like=old, domain=domain)
-    g.replace_value(old, new.outputs[0])
-    g.remove(found.nodes, sources=True)
-    return new
-
-
-@dataclass(frozen=True)
-class Rule:
-    """An expression and the one standard node that computes it.
-
-    `make` turns a match into `(op_type, inputs, attributes)`, or into the reason why it is not that operator after all
-    ("" when it isn't worth a note). The node's output has the shape of the value called "x".
-    """
-
-    what: str
-    pattern: Pattern
-    make: Callable[[Match], tuple[str, Sequence[ir.Value | None], Mapping[str, Any]] | str]
-
-
-def rewrite(model: ir.Model, rules: Iterable[Rule], ctx: Context) -> int:
-    """Apply rules, in order, wherever they match on values of `FLOATS`; the number of matches replaced."""
-    count = 0
-    near = NearMisses()
-    for rule in rules:
-        for found in find(model, rule.pattern, near, rule.what):
-            made = _checked(rule, found)
-            if not isinstance(made, str):
-                replace(found, *made)
-                count += 1
-                if "::" in made[0]:
-                    functions.declare(model, made[0].rpartition("::")[2])
-            else:
-                near.add(found.root, rule.what, made)
-    near.tell(ctx)
-    return count
-
-
-def _checked(rule: Rule, found: Match) -> tuple[str, Sequence[ir.Value | None], Mapping[str, Any]] | str:
-    x, out = found["x"], found.output
-    if x.dtype not in FLOATS:
-        return ""
-    if g.rank(x) is None or g.rank(x) != g.rank(out):
-        return f"its result has rank {g.rank(out)}, its input rank {g.rank(x)}"
-    return rule.make(found)
-
-
 def root_types(pattern: Pattern) -> tuple[str, ...]:
     """The operators that a match's root can have."""
     if isinstance(pattern, Op):
@@ -247,16 +155,29 @@ def root_types(pattern: Pattern) -> tuple[str, ...]:
     raise TypeError(f"a pattern's root is an operator, not {pattern!r}")
 
 
-def _needed(pattern: Any) -> frozenset[str]:
-    """Operators without which the pattern can't occur."""
+def needed(pattern: Any) -> dict[str, int]:
+    """Operators without which the pattern can't occur, and how far above the root they are at most."""
     if isinstance(pattern, Op):
-        own = frozenset(pattern.op_types if len(pattern.op_types) == 1 else ())
-        return own.union(*(_needed(p) for p in pattern.inputs))
+        own = {pattern.op_types[0]: 0} if len(pattern.op_types) == 1 else {}
+        return _farthest([own, *(_further(needed(p), 1) for p in pattern.inputs)])
     if isinstance(pattern, _Chain):
-        return frozenset[str]().union(*(_needed(p) for p in pattern.terms))
+        return _farthest([_further(needed(p), DEPTH) for p in pattern.terms])
     if isinstance(pattern, OneOf):
-        return frozenset.intersection(*(_needed(p) for p in pattern.choices))
-    return frozenset()
+        found = [needed(p) for p in pattern.choices]
+        return {op: n for op, n in _farthest(found).items() if all(op in f for f in found)}
+    return {}
+
+
+def _further(found: dict[str, int], levels: int) -> dict[str, int]:
+    return {op: n + levels for op, n in found.items()}
+
+
+def _farthest(found: Iterable[dict[str, int]]) -> dict[str, int]:
+    result: dict[str, int] = {}
+    for one in found:
+        for op, n in one.items():
+            result[op] = max(n, result.get(op, 0))
+    return result
 
 
 def _specific(pattern: Any) -> int:
@@ -349,7 +270,7 @@ def _number(wanted: float | str | None, number: float, tolerance: float, s: _Sta
 
 
 def _chain(pattern: _Chain, value: ir.Value, s: _State) -> Iterator[_State]:
-    for number, terms, nodes in _apart(pattern, value, len(pattern.terms), DEPTH):
+    for number, terms, nodes in _apart(pattern, value, len(pattern.terms), DEPTH, top=True):
         if len(terms) != len(pattern.terms):
             continue
         tolerance = max([TOLERANCE, *(_precision(n.outputs[0]) for n in nodes)])
@@ -361,9 +282,12 @@ def _chain(pattern: _Chain, value: ir.Value, s: _State) -> Iterator[_State]:
 _Parts = tuple[float, tuple[ir.Value, ...], tuple[ir.Node, ...]]
 
 
-def _apart(pattern: _Chain, value: ir.Value, most: int, depth: int) -> Iterator[_Parts]:
-    """Ways of taking `value` apart: a number, at most `most` terms, and the nodes that combine them."""
-    node = g.producer(value, *pattern.roots) if depth else None
+def _apart(pattern: _Chain, value: ir.Value, most: int, depth: int, *, top: bool = False) -> Iterator[_Parts]:
+    """Ways of taking `value` apart: a number, at most `most` terms, and the nodes that combine them.
+
+    Below the top, values that several nodes read are not taken apart: they couldn't go.
+    """
+    node = g.producer(value, *pattern.roots) if depth and (top or g.used_once(value)) else None
     ways: Iterator[_Parts] = iter(())
     if node is not None:
         inputs = [v for v in node.inputs if v is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,9 +11,9 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import Const, Match, OneOf, Op, Product, Rule, Sum, Var, rewrite
+from ..compiler.patterns import Const, Match, OneOf, Op, Product, Sum, Var
+from ..compiler.rewriting import Made, Rule, rewrite
 
-Made = tuple[str, Sequence[ir.Value | None], Mapping[str, Any]]
 X = Var("x")
 ZERO, ONE, LOW, HIGH = Const(0.0), Const(1.0), Const(name="low"), Const(name="high")
 TOLERANCE = 1e-6

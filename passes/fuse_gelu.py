@@ -9,7 +9,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import OneOf, Op, Pattern, Product, Rule, Sum, Var, rewrite
+from ..compiler.patterns import Match, OneOf, Op, Pattern, Product, Sum, Var
+from ..compiler.rewriting import Made, Rule, rewrite
 
 X = Var("x")
 SCALE = math.sqrt(2 / math.pi)
@@ -31,14 +32,15 @@ def _of_cdf(inner: Pattern) -> Pattern:
     return OneOf(Product(0.5, X, Sum(1.0, inner)), Product(1.0, X, Sum(0.5, Product(0.5, inner))))
 
 
+def _tanh_gelu(m: Match) -> Made:
+    return "Gelu", [m["x"]], {"approximate": "tanh"}
+
+
 RULES = (
     Rule("GELU", _of_cdf(Op("Erf", Product(math.sqrt(0.5), X))), lambda m: ("Gelu", [m["x"]], {})),
-    Rule(
-        "GELU (tanh)",
-        # ½ (1 + tanh z) = sigmoid(2 z)
-        OneOf(_of_cdf(Op("Tanh", _polynomial(SCALE))), Product(1.0, X, Op("Sigmoid", _polynomial(2 * SCALE)))),
-        lambda m: ("Gelu", [m["x"]], {"approximate": "tanh"}),
-    ),
+    Rule("GELU (tanh)", _of_cdf(Op("Tanh", _polynomial(SCALE))), _tanh_gelu),
+    # ½ (1 + tanh z) = sigmoid(2 z)
+    Rule("GELU (tanh)", Product(1.0, X, Op("Sigmoid", _polynomial(2 * SCALE))), _tanh_gelu),
 )
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import FLOATS
+from ..compiler.rewriting import FLOATS
 from .layouts import axis, regroup, resolve, sizes
 
 REDUCE = {"ReduceMean": "ReduceMean", "AveragePool": "ReduceMean", "GlobalAveragePool": "ReduceMean"} | {

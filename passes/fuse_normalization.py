@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import FLOATS, Const, Match, NearMisses, OneOf, Op, Pattern, Product, Sum, Var, find
+from ..compiler.patterns import Const, Match, OneOf, Op, Pattern, Product, Sum, Var
+from ..compiler.rewriting import FLOATS, Index, NearMisses, find
 from .group_normalization import fuse_groups
 from .scale_shift import Affine, absorb, as_axes
 
@@ -67,14 +68,14 @@ class FuseNormalization(Pass):
     name: ClassVar[str] = "fuse-normalization"
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        count, near = 0, NearMisses()
+        count, index, near = 0, Index(model), NearMisses()
         kinds: tuple[tuple[str, Pattern, Callable[[Match, Context], str]], ...] = (
             ("LayerNormalization", BATCH_STYLE, _batch_style),
             ("LayerNormalization", NORMALISED, _standardised),
             ("RMSNormalization", ROOT_MEAN_SQUARE, _root_mean_square),
         )
         for what, pattern, fuse in kinds:
-            for found in find(model, pattern, near, what):
+            for found in find(index, pattern, near, what):
                 why = fuse(found, ctx)
                 count += not why
                 near.add(found.root, what, why)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import Const, Match, OneOf, Op, Pattern, Rule, Var, rewrite
+from ..compiler.patterns import Const, Match, OneOf, Op, Pattern, Var
+from ..compiler.rewriting import Made, Rule, rewrite
 from .layouts import axis, regroup, resolve, sizes
 
 X = Var("x")
@@ -30,7 +30,7 @@ _GREATEST = _along("ReduceMax", X, "max")
 _EXP = OneOf(Op("Exp", Op("Sub", X, _GREATEST)), Op("Exp", X))
 
 
-def _softmax(m: Match) -> tuple[str, Sequence[ir.Value | None], Mapping[str, Any]] | str:
+def _softmax(m: Match) -> Made | str:
     rank, found = g.rank(m["x"]), set()
     assert rank is not None
     for name in ("max", "sum"):
