@@ -108,7 +108,7 @@ def _fold_back(affine: Affine, ctx: Context) -> int:
         value = view.inputs[0]
     if linear is None or linear.node.graph is not node.graph or not g.can_replace(out, data):
         return 0
-    if g.shape(data) != g.shape(out) and value is not data:
+    if value is not data and not _keeps_shape(affine, data):
         return 0
     if not rescale(linear, scale, shift, ctx):
         return 0
@@ -117,12 +117,21 @@ def _fold_back(affine: Affine, ctx: Context) -> int:
     return 1
 
 
+def _keeps_shape(affine: Affine, data: ir.Value) -> bool:
+    """Whether the constants don't broadcast `data` to more dimensions or bigger ones."""
+    dims = g.shape(data)
+    constants = [c.shape for c in (affine.scale, affine.shift) if c is not None]
+    return dims is not None and all(
+        len(c) <= len(dims) and all(n in (1, d) for n, d in zip(c[::-1], dims[::-1], strict=False)) for c in constants
+    )
+
+
 def _fold_forward(affine: Affine, ctx: Context) -> int:
     """Into all the operators that read the result."""
     node, data, out = affine.node, affine.data, affine.node.outputs[0]
     readers = [] if out.is_graph_output() else [linear_at(user) for user in g.users(out)]
     linears = [r for r in readers if r is not None and r.data is out and r.node.graph is node.graph]
-    if not linears or len(linears) != len(out.uses()) or g.rank(data) is None or g.rank(data) != g.rank(out):
+    if not linears or len(linears) != len(out.uses()) or not _keeps_shape(affine, data):
         return 0
     if not absorb(linears, affine.scale, affine.shift, ctx):
         return 0 if affine.shift is None else _swap(affine, linears, ctx)
@@ -137,7 +146,7 @@ def _swap(last: Affine, linears: list[Linear], ctx: Context) -> int:
     first = None if before is None or before.graph is not last.node.graph else affine_at(before)
     if first is None or first.scale is None or last.shift is None or last.scale is not None:
         return 0
-    if first.shift is not None or not first.scale.all() or g.shape(first.data) != g.shape(last.node.outputs[0]):
+    if first.shift is not None or not first.scale.all() or not _keeps_shape(first, first.data):
         return 0
     shift, dtype = last.shift / first.scale, last.node.outputs[0].dtype
     if dtype is None or np.abs(shift).max(initial=0) > FAR or not absorb(linears, first.scale, None, ctx):

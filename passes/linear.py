@@ -120,11 +120,14 @@ class Linear:
                 return Side(2, 1, dims, (0 if g.attr(node, "transB", 0) else 1,))
             case "MatMul":
                 return self._matmul_side(self.node.outputs[0], 1 if self.weight_at else 2, 1 if self.weight_at else 2)
-        rank = g.rank(self.data)
-        last = node.op_type in ("LayerNormalization", "RMSNormalization")
-        if rank is None or rank < 2 or len(dims) != 1 or (last and g.attr(node, "axis", -1) not in (-1, rank - 1)):
+        shape = g.shape(self.data)
+        if shape is None or len(shape) < 2 or len(dims) != 1:
             return None
-        return Side(rank, rank - 1 if last else 1, dims, (0,))
+        rank = len(shape)
+        if node.op_type not in ("LayerNormalization", "RMSNormalization"):
+            return Side(rank, 1, dims, (0,))
+        last = g.attr(node, "axis", -1) in (-1, rank - 1) and shape[-1] == dims[0]
+        return Side(rank, rank - 1, dims, (0,)) if last else None
 
     def input_side(self) -> Side | None:
         """How the input's channels lie; None when unknown or when the operator isn't linear in its input."""

@@ -354,3 +354,14 @@ def test_half_precision_weights_stay_half() -> None:
     model = build(nodes, {"x": [2, 4]}, w, dtype=TensorProto.FLOAT16)
     out = check_pass(model, FoldAffine(), rewrites=1, rtol=2e-3)
     assert g.const(next(g.nodes(out, "MatMul")).inputs[1]).dtype == np.float16
+
+
+@pytest.mark.parametrize("names", [["vMul"], ["vAdd"], ["vMul", "Add"], ["Mul", "vAdd"]])
+def test_constants_that_make_the_channels_stay_before_an_operator(names: list[str]) -> None:
+    """A grey picture times three colours: the operator needs three channels."""
+    w = Weights()
+    nodes = [*chain(w, names, (3, 1, 1), "x", "a"), ("Conv", f"a {w.add('w', 2, 3, 1, 1)}", "y", {"pads": [1] * 4})]
+    check_pass(build(nodes, {"x": [1, 1, 3, 5]}, w), FoldAffine(), rewrites=0)
+    w = Weights()
+    nodes = [*chain(w, [n for n in names if "v" in n], (3,), "x", "a"), ("MatMul", f"a {w.add('w', 3, 2)}", "y")]
+    check_pass(build(nodes, {"x": [4, "N"]}, w), FoldAffine(), rewrites=0, input_shapes={"x": [4, 1]})
