@@ -53,7 +53,8 @@ def test_dead_if_lets_go_of_what_its_branches_read() -> None:
     body = """(bool c, float[2] x) => (float[2] y) {
         y = Sin(x)
         a = Cos(x)
-        b = If (c) <then_branch = t () => (float[2] u) { u = Neg(a) }, else_branch = e () => (float[2] v) { v = Abs(a) }>
+        b = If (c) <then_branch = t () => (float[2] u) { u = Neg(a) }, else_branch = e () => (float[2] v) {
+        v = Abs(a) }>
     }"""
     assert ops(check_pass(HEAD + body, RemoveDeadCode(), rewrites=2)) == {"Sin": 1}
 
@@ -125,7 +126,8 @@ def test_equal_constants_are_kept_once() -> None:
 
 
 def test_zero_and_minus_zero_are_two_constants() -> None:
-    body = "(float[2] x) => (float[2] y) <float p = {0.0}, float n = {-0.0}> { a = Div(x, p) b = Div(x, n) y = Max(a, b) }"
+    body = """(float[2] x) => (float[2] y) <float p = {0.0}, float n = {-0.0}> { a = Div(x, p) b = Div(x, n)
+        y = Max(a, b) }"""
     assert MergeCommonSubexpressions().run(ir.from_onnx_text(HEAD + body), context()) == 0
 
 
@@ -210,7 +212,8 @@ def test_slice_axes() -> None:
 
 def test_squeeze_of_unknown_sizes_stays() -> None:
     model = check_pass(
-        HEAD + "(float[A,3] x) => (float[B] y) { y = Squeeze(x) }", Canonicalize(), rewrites=0, input_shapes={"x": [1, 3]}
+        HEAD + "(float[A,3] x) => (float[B] y) { y = Squeeze(x) }",
+        Canonicalize(), rewrites=0, input_shapes={"x": [1, 3]},
     )
     assert len(model.graph[0].inputs) == 1
 

@@ -56,14 +56,16 @@ def test_spooled_weight_is_reshaped_where_it_lies() -> None:
     assert FoldConstants().run(m, ctx) == 1
     tensor = m.graph[0].inputs[1].const_value
     assert isinstance(tensor, ir.ExternalTensor) and isinstance(w.const_value, ir.ExternalTensor)
-    assert (tensor.path, tensor.offset, tensor.length) == (w.const_value.path, w.const_value.offset, w.const_value.length)
+    assert all(getattr(tensor, n) == getattr(w.const_value, n) for n in ("path", "offset", "length"))
 
 
 @pytest.mark.parametrize("body", [
     "(float[1] x) => (float[300,300] y) <int64[2] s = {300, 300}> { c = ConstantOfShape(s) y = Add(x, c) }",
     "(float[1] x) => (float[300,300] y) <float c = {1.0}, int64[2] s = {300, 300}> { e = Expand(c, s) y = Add(x, e) }",
-    "(float[1] x) => (float[90000] y) <float[3] c = {1.0, 2.0, 3.0}, int64[1] r = {30000}> { t = Tile(c, r) y = Add(x, t) }",
-    "(int64[1] x) => (int64[90000] y) <int64 a = {0}, int64 b = {90000}, int64 c = {1}> { r = Range(a, b, c) y = Add(x, r) }",
+    """(float[1] x) => (float[90000] y) <float[3] c = {1.0, 2.0, 3.0}, int64[1] r = {30000}> { t = Tile(c, r)
+        y = Add(x, t) }""",
+    """(int64[1] x) => (int64[90000] y) <int64 a = {0}, int64 b = {90000}, int64 c = {1}> { r = Range(a, b, c)
+        y = Add(x, r) }""",
 ])  # fmt: skip
 def test_big_results_are_not_made(body: str) -> None:
     check_pass(HEAD + body, FoldConstants(), rewrites=0)
@@ -89,7 +91,8 @@ def test_packed_and_rounded_weights_stay(body: str) -> None:
 
 def test_half_precision_weight_stays_short() -> None:
     w = np.ones((64, 64), np.float16)
-    nodes = [helper.make_node("Cast", ["w"], ["f"], to=TensorProto.FLOAT), helper.make_node("MatMul", ["x", "f"], ["y"])]
+    cast = helper.make_node("Cast", ["w"], ["f"], to=TensorProto.FLOAT)
+    nodes = [cast, helper.make_node("MatMul", ["x", "f"], ["y"])]
     check_pass(model(nodes, {"w": w}, [2, 64], [2, 64]), FoldConstants(), rewrites=0)
 
 

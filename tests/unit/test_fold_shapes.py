@@ -26,7 +26,8 @@ def test_torch_view_of_heads_with_two_symbols() -> None:
 
 
 def test_symbol_that_moves_becomes_minus_one() -> None:
-    body = f"""(float[5,B,96] x) => (float[5,C,8] y) <{INDICES}, int64 twelve = {{12}}, int64[1] five = {{5}}, int64[1] e = {{8}}> {{
+    body = f"""(float[5,B,96] x) => (float[5,C,8] y) <{INDICES}, int64 twelve = {{12}}, int64[1] five = {{5}},
+        int64[1] e = {{8}}> {{
         s = Shape(x) b = Gather(s, i1) n = Mul(b, twelve) u = Unsqueeze(n, a0) t = Concat<axis=0>(five, u, e)
         y = Reshape(x, t) }}"""
     m = check_pass(HEAD + body, FoldShapes(), input_shapes={"x": [5, 3, 96]})
@@ -53,14 +54,16 @@ def test_two_symbols_that_both_move_stay_computed() -> None:
 
 def test_static_shapes_are_numbers() -> None:
     body = f"""(float[2,3,4] x) => (float[6,4] y) <{INDICES}, int64[1] m = {{-1}}> {{
-        s = Shape<start=-1>(x) n = Size(x) k = Cast<to=1>(n) t = Concat<axis=0>(m, s) r = Reshape(x, t) y = Mul(r, k) }}"""
+        s = Shape<start=-1>(x) n = Size(x) k = Cast<to=1>(n) t = Concat<axis=0>(m, s) r = Reshape(x, t) y = Mul(r, k)
+        }}"""
     m = check_pass(HEAD + body, FoldShapes())
     assert ops(m) == {"Reshape": 1, "Cast": 1, "Mul": 1}
 
 
 def test_torch_expand() -> None:
     """The legacy exporter's `expand(B, -1, 4)`: Where(Equal(shape, -1), ones, shape)."""
-    body = f"""(float[B,3,4] x, float[1,5,4] c) => (float[B,5,4] y) <{INDICES}, int64[1] m = {{-1}}, int64[1] three = {{3}}, int64 minus = {{-1}}> {{
+    body = f"""(float[B,3,4] x, float[1,5,4] c) => (float[B,5,4] y) <{INDICES}, int64[1] m = {{-1}},
+        int64[1] three = {{3}}, int64 minus = {{-1}}> {{
         s = Shape(x) b = Gather(s, i0) u = Unsqueeze(b, a0) shape = Concat<axis=0>(u, m, m)
         ones = ConstantOfShape<value=int64[1] {{1}}>(three) negative = Mul(ones, minus)
         is = Equal(shape, negative) wanted = Where(is, ones, shape) y = Expand(c, wanted) }}"""
@@ -98,7 +101,8 @@ def test_slice_up_to_the_whole_dimension() -> None:
 def test_condition_on_a_shape() -> None:
     body = f"""(float[B,1] x) => (float[B,1] y) <{INDICES}> {{
         s = Shape(x) n = Gather(s, i1) c = Equal(n, i1)
-        y = If (c) <then_branch = t () => (float[B,1] u) {{ u = Sin(x) }}, else_branch = e () => (float[B,1] v) {{ v = Cos(x) }}>
+        y = If (c) <then_branch = t () => (float[B,1] u) {{ u = Sin(x) }}, else_branch = e () => (float[B,1] v) {{
+        v = Cos(x) }}>
     }}"""
     assert ops(check_pass(HEAD + body, FoldShapes(), input_shapes={"x": [2, 1]})) == {"Sin": 1}
 
@@ -106,7 +110,8 @@ def test_condition_on_a_shape() -> None:
 def test_condition_on_a_symbol_stays() -> None:
     body = f"""(float[B,1] x) => (float[B,1] y) <{INDICES}> {{
         s = Shape(x) n = Gather(s, i0) c = Equal(n, i1)
-        y = If (c) <then_branch = t () => (float[B,1] u) {{ u = Sin(x) }}, else_branch = e () => (float[B,1] v) {{ v = Cos(x) }}>
+        y = If (c) <then_branch = t () => (float[B,1] u) {{ u = Sin(x) }}, else_branch = e () => (float[B,1] v) {{
+        v = Cos(x) }}>
     }}"""
     for batch in (1, 2):
         assert ops(check_pass(HEAD + body, FoldShapes(), rewrites=0, input_shapes={"x": [batch, 1]}))["If"] == 1
@@ -126,7 +131,8 @@ def test_shape_as_an_output_stays() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_allowzero_with_a_copied_symbol(batch: int) -> None:
     body = f"""(float[B,6] x) => (float[B,2,3] y) <{INDICES}, int64[2] n = {{2, 3}}> {{
-        s = Shape(x) b = Gather(s, i0) u = Unsqueeze(b, a0) t = Concat<axis=0>(u, n) y = Reshape<allowzero=1>(x, t) }}"""
+        s = Shape(x) b = Gather(s, i0) u = Unsqueeze(b, a0) t = Concat<axis=0>(u, n) y = Reshape<allowzero=1>(x, t)
+        }}"""
     m = check_pass(HEAD + body, FoldShapes(), input_shapes={"x": [batch, 6]})
     assert ops(m) == {"Reshape": 1} and not graph.attr(m.graph[0], "allowzero", 0)
 

@@ -25,12 +25,14 @@ FUSED = {
 }
 
 STAYS = {
-    "conv with ones": f"{X} => (float[1,1,6,6] y) <{W}, {PAD}, float o = {{1.0}}> {{ a = Pad(x, p, o) y = Conv(a, w) }}",
+    "conv with ones": f"""{X} => (float[1,1,6,6] y) <{W}, {PAD}, float o = {{1.0}}> {{ a = Pad(x, p, o) y = Conv(a,
+        w) }}""",
     "conv, reflected": f"{X} => (float[1,1,6,6] y) <{W}, {PAD}> {{ a = Pad<mode=\"reflect\">(x, p) y = Conv(a, w) }}",
     "conv, channels": f"""(float[1,1,5,6] x) => (float[1,1,3,4] y)
         <float[1,2,3,3] w = {{{', '.join(['1.0'] * 18)}}}, int64[8] p = {{0, 1, 0, 0, 0, 0, 0, 0}}>
         {{ a = Pad(x, p) y = Conv(a, w) }}""",
-    "conv, cropped": f"{X} => (float[1,1,2,4] y) <{W}, int64[8] p = {{0, 0, -1, 0, 0, 0, 0, 0}}> {{ a = Pad(x, p) y = Conv(a, w) }}",
+    "conv, cropped": f"""{X} => (float[1,1,2,4] y) <{W}, int64[8] p = {{0, 0, -1, 0, 0, 0, 0, 0}}> {{ a = Pad(x, p)
+        y = Conv(a, w) }}""",
     "average that doesn't count": f"""{X} => (float[1,1,8,8] y) <{PAD}>
         {{ a = Pad(x, p) y = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(a) }}""",
     "average, ceil": f"""{X} => (float[1,1,4,4] y) <{PAD}>
@@ -40,7 +42,8 @@ STAYS = {
         {{ r = Relu(x) a = Pad(r, p) y = MaxPool<kernel_shape=[2,2], dilations=[2,2]>(a) }}""",
     "max, whole window": f"""{X} => (float[1,1,7,7] y) <{PAD}>
         {{ r = Relu(x) a = Pad(r, p) y = MaxPool<kernel_shape=[2,2]>(a) }}""",
-    "average, whole window": f"{X} => (float[1,1,7,7] y) <{PAD}> {{ a = Pad(x, p) y = AveragePool<kernel_shape=[2,2]>(a) }}",
+    "average, whole window": f"""{X} => (float[1,1,7,7] y) <{PAD}> {{ a = Pad(x, p)
+        y = AveragePool<kernel_shape=[2,2]>(a) }}""",
 }
 
 
@@ -56,7 +59,8 @@ def test_stays(body: str) -> None:
 
 
 def test_max_pool_takes_minus_infinity() -> None:
-    body = f"{X} => (float[1,1,6,6] y) <{PAD}, float m = {{1.0}}> {{ a = Pad(x, p, m) y = MaxPool<kernel_shape=[3,3]>(a) }}"
+    body = f"""{X} => (float[1,1,6,6] y) <{PAD}, float m = {{1.0}}> {{ a = Pad(x, p, m)
+        y = MaxPool<kernel_shape=[3,3]>(a) }}"""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -79,8 +83,9 @@ def test_pad_that_others_read_stays_for_them() -> None:
 def test_auto_pad_is_written_out(mode: str, stride: int, op: str) -> None:
     sizes = [(n - 4) // stride + 1 if mode == "VALID" else -(-n // stride) for n in (9, 10)]
     weight = ", ".join(["0.5"] * 16)
+    second = ", w" if op == "Conv" else ""
     body = f"""(float[1,1,9,10] x) => (float[1,1,{sizes[0]},{sizes[1]}] y) <float[1,1,4,4] w = {{{weight}}}>
-        {{ y = {op}<auto_pad="{mode}", kernel_shape=[4,4], strides=[{stride},{stride}]>(x{', w' if op == 'Conv' else ''}) }}"""
+        {{ y = {op}<auto_pad="{mode}", kernel_shape=[4,4], strides=[{stride},{stride}]>(x{second}) }}"""
     (node,) = check_pass(HEAD + body, FusePad(), rewrites=1).graph
     assert "auto_pad" not in node.attributes and len(graph.attr(node, "pads")) == 4
 
@@ -92,7 +97,8 @@ def test_same_with_stride_1_needs_no_size() -> None:
 
 
 def test_same_with_stride_2_and_free_size_is_kept_and_noted() -> None:
-    body = f"(float[1,1,H,V] x) => (float[1,1,A,C] y) <{W}> {{ y = Conv<auto_pad=\"SAME_UPPER\", strides=[2,2]>(x, w) }}"
+    body = f"""(float[1,1,H,V] x) => (float[1,1,A,C] y) <{W}> {{ y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)
+        }}"""
     from passcheck import context
 
     ctx = context()

@@ -56,7 +56,7 @@ def test_row_wise_operators(row: str) -> None:
 ])  # fmt: skip
 def test_other_operators_keep_their_transposes(row: str) -> None:
     big = ", ".join(f"{i / 7:.3f}" for i in range(5 * 2 * 4))
-    p = "float[5,2,4] p" if "Add" in row else "float[2,5,4] p" if False else "float[5,4,2] p"
+    p = "float[5,2,4] p" if "Add" in row else "float[5,4,2] p"
     one = ", ".join(["1.0"] * 8)
     body = f"""(float[2,5,4] x) => (float y) <{p} = {{{big}}}, float[2,4] s = {{{one}}}, int64 zero = {{0}}> {{
         t = Transpose<perm=[1,0,2]>(x) {row} u = Transpose<perm=[1,2,0]>(r) z = Sin(u)
@@ -117,14 +117,14 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
         return f"c{len(tensors) - 1}"
 
     for i in range(draw(st.integers(2, 9))):
-        out, op = f"v{i}", draw(st.sampled_from(["Transpose", "Transpose", "Reshape", "MatMul", "Add", "Sigmoid", "Softmax"]))
+        out, op = f"v{i}", draw(st.sampled_from(["Transpose", "Reshape", "MatMul", "Add", "Sigmoid", "Softmax"]))
         if op == "Transpose":
             perm = draw(st.permutations(range(len(dims))))
             nodes.append(helper.make_node(op, [name], [out], perm=perm))
             dims = [dims[p] for p in perm]
         elif op == "Reshape":
-            split = [2, dims[0] // 2, *dims[1:]] if dims[0] % 2 == 0 else dims
-            dims = draw(st.sampled_from([[dims[0] * dims[1], *dims[2:]] if len(dims) > 2 else dims, split[:5]]))
+            split = [2, dims[0] // 2, *dims[1:]] if dims[0] % 2 == 0 and len(dims) < 5 else dims
+            dims = draw(st.sampled_from([[dims[0] * dims[1], *dims[2:]] if len(dims) > 2 else dims, split]))
             nodes.append(helper.make_node(op, [name, constant(np.array(dims))], [out]))
         elif op == "MatMul":
             width = draw(st.sampled_from([4, 6]))
@@ -152,7 +152,8 @@ def test_any_chain_computes_the_same_with_fewer_nodes(proto: onnx.ModelProto) ->
 def test_nested_concats_and_slices_merge() -> None:
     body = """(float[2,3] x, float[2,3] u) => (float[2,2] y)
         <int64[1] z = {0}, int64[1] a = {1}, int64[1] e = {2}, int64[1] f = {5}> {
-        c = Concat<axis=0>(x, u) d = Concat<axis=-2>(c, x) s = Slice(d, a, f, z) t = Slice(s, a, f, a) y = Slice(t, z, e, z) }"""
+        c = Concat<axis=0>(x, u) d = Concat<axis=-2>(c, x) s = Slice(d, a, f, z) t = Slice(s, a, f, a) y = Slice(t,
+        z, e, z) }"""
     m = check_pass(HEAD + body, RemoveNoOps(), rewrites=2)
     assert ops(m) == {"Concat": 1, "Slice": 2}
 
@@ -165,7 +166,8 @@ def test_empty_parts_of_a_concat_go() -> None:
 
 
 def test_inference_names_sizes_again() -> None:
-    text = HEAD + """(float[5,B,96] x, int64[1,T] ids) => (float[D,5,96] y) <int64[3] s = {5, -1, 8}, int64[3] t = {5, -1, 96},
+    text = HEAD + """(float[5,B,96] x, int64[1,T] ids) => (float[D,5,96] y) <int64[3] s = {5, -1, 8},
+        int64[3] t = {5, -1, 96},
         int64 zero = {0}, int64 one = {1}, int64[1] full = {0}, int64[1] end = {9223372036854775807}> {
         a = Reshape(x, s) b = Reshape(a, t) c = Slice(b, full, end, full) y = Transpose<perm=[1,0,2]>(c)
         l = Shape<start=1>(ids) k = Squeeze(l) r = Range(zero, k, one) }"""

@@ -26,7 +26,8 @@ GONE = {
     "transpose": "(float[B,3] x) => (float[B,3] y) { a = Transpose<perm=[0,1]>(x) y = Sin(a) }",
     "cast": "(float[B,3] x) => (float[B,3] y) { a = Cast<to=1>(x) y = Sin(a) }",
     "pad": "(float[2,3] x) => (float[2,3] y) <int64[4] p = {0, 0, 0, 0}> { a = Pad(x, p) y = Sin(a) }",
-    "slice": f"""(float[B,3] x) => (float[B,3] y) <int64[2] s = {{0, -3}}, int64[2] e = {{{I64}, 7}}, int64[2] ax = {{0, 1}}>
+    "slice": f"""(float[B,3] x) => (float[B,3] y) <int64[2] s = {{0, -3}}, int64[2] e = {{{I64}, 7}},
+        int64[2] ax = {{0, 1}}>
         {{ a = Slice(x, s, e, ax) y = Sin(a) }}""",
     "concat of one": "(float[B,3] x) => (float[B,3] y) { a = Concat<axis=1>(x) y = Sin(a) }",
     "max of one": "(float[B,3] x) => (float[B,3] y) { a = Max(x) y = Sin(a) }",
@@ -58,7 +59,8 @@ GONE = {
 
 STAYS = {
     "add 0 that widens": "(float[3] x) => (float[2,3] y) <float[2,1] z = {0.0, 0.0}> { y = Add(x, z) }",
-    "mul 1 that widens": "(float[1,3] x) => (float[2,3] y) <float[2,3] z = {1.0,1.0,1.0,1.0,1.0,1.0}> { y = Mul(x, z) }",
+    "mul 1 that widens": """(float[1,3] x) => (float[2,3] y) <float[2,3] z = {1.0,1.0,1.0,1.0,1.0,1.0}> { y = Mul(x,
+        z) }""",
     "1 div x": "(float[2,3] x) => (float[2,3] y) <float z = {1.0}> { y = Div(z, x) }",
     "0 sub x": "(float[2,3] x) => (float[2,3] y) <float z = {0.0}> { y = Sub(z, x) }",
     "dropout whose mask is read": "(float[2,3] x) => (float[2,3] y, bool[2,3] m) { y, m = Dropout(x) }",
@@ -84,7 +86,8 @@ STAYS = {
         { y = ReduceMean<keepdims=0>(x, ax) }""",
     "input to output": "(float[2,4] x) => (float[2,4] y) { y = Identity(x) }",
     "rounding pair": "(float[2,4] x) => (float[2,4] y) { a = Cast<to=10>(x) y = Cast<to=1>(a) }",
-    "pool with strides": "(float[1,3,4,4] x) => (float[1,3,2,2] y) { y = MaxPool<kernel_shape=[1,1], strides=[2,2]>(x) }",
+    "pool with strides": """(float[1,3,4,4] x) => (float[1,3,2,2] y) { y = MaxPool<kernel_shape=[1,1],
+        strides=[2,2]>(x) }""",
     "log of exp": "(float[2,4] x) => (float[2,4] y) { a = Exp(x) y = Log(a) }",
 }
 
@@ -111,7 +114,8 @@ def test_output_keeps_its_name_and_other_users() -> None:
 
 
 def test_input_that_reaches_an_output_becomes_an_identity() -> None:
-    model = check_pass(HEAD + "(float[2] x) => (float[2] y) <float z = {0.0}> { y = Add(x, z) }", RemoveNoOps(), rewrites=1)
+    model = check_pass(HEAD + """(float[2] x) => (float[2] y) <float z = {0.0}> { y = Add(x, z) }""", RemoveNoOps(),
+        rewrites=1)
     assert ops(model) == {"Identity": 1}
 
 
