@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before
 from ..compiler.passbase import Context, Pass
-from ..compiler.rounding import HALF_MAX, insert_pair, is_rounded
+from ..compiler.rounding import HALF_MAX, HALF_TINY, insert_pair, is_rounded, to_half
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
 from ..compiler.weights import Scratch
@@ -129,7 +129,7 @@ def _round_scale(value: ir.Value, scratch: Scratch) -> int:
     array = const(scale)
     if scale is None or array is None or not isinstance(node.graph, ir.Graph):
         return 0
-    rounded = np.maximum(array.astype(np.float16), np.float16(half.HALF_TINY)).astype(array.dtype)
+    rounded = np.maximum(array.astype(np.float16), np.float16(HALF_TINY)).astype(array.dtype)
     if np.array_equal(rounded, array):
         return 0
     node.replace_input_with(1, initializer(node.graph, rounded, f"{scale.name}__half", scratch))
@@ -160,8 +160,7 @@ def half_tensor(value: ir.Value, halves: Halves, scratch: Scratch) -> ir.TensorP
     if name not in halves:
         array = const(value)
         assert array is not None
-        with np.errstate(over="ignore"):
-            halves[name] = scratch.tensor(array.astype(np.float16), f"{name}__half")
+        halves[name] = scratch.tensor(to_half(array), f"{name}__half")
     return halves[name]
 
 

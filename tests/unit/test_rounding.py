@@ -132,3 +132,18 @@ def test_inserting_thousands_of_pairs_is_linear() -> None:
 
     seconds(100)
     assert seconds(4000) < 25 * max(seconds(400), 0.005), "ten times the nodes should cost about ten times the time"
+
+
+def test_big_arrays_are_converted_to_the_same_bits() -> None:
+    """onnxruntime converts what is big, numpy what is small: ties, subnormals, overflow and NaN included."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << 32, rounding.BIG, dtype=np.uint32).view(np.float32)
+    edges = np.float32([65504, 65519, 65520, -65520, 2**-24, 2**-25, 2**-25 * 1.01, 1 + 2**-11, 1 + 3 * 2**-11, -0.0])
+    values = np.concatenate([bits, edges, rng.normal(size=1000).astype(np.float32)]).reshape(1, -1)
+    with np.errstate(all="ignore"):
+        expected = values.astype(np.float16)
+    found = rounding.to_half(values)
+    assert values.size >= rounding.BIG and found.shape == values.shape
+    numbers = ~np.isnan(values)
+    assert np.array_equal(found.view(np.uint16)[numbers], expected.view(np.uint16)[numbers])
+    assert np.isnan(found[~numbers]).all()
