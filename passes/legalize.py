@@ -51,6 +51,10 @@ class Legalize(Pass):
 
 def _expand(model: ir.Model, node: ir.Node, ctx: Context) -> bool:
     """Turn the node into a call of a local function that holds its body."""
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        return False  # The inliner has no bodies that take graphs.
+    if not onnx.defs.has(node.op_type, OPSET, ""):
+        return False
     schema = onnx.defs.get_schema(node.op_type, OPSET, "")
     _write_defaults(node, schema)
     proto = _body(node, schema)

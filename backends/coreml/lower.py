@@ -262,7 +262,7 @@ def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
-    """Without the garbage collector: all of a growing program's objects live, and it would walk them again and again."""
+    """Without the garbage collector, which would walk a growing program, all alive, again and again."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -46,8 +46,9 @@ def _col2im(c: Call) -> Var:
     ends = [full[i] - pads[i] - image[i] for i in range(n)]
     if min(ends) < 0:
         c.missing("columns that don't reach the end of the image")
+    weight = c.weight(of_array(kernel, kernel.tobytes()))
     return c.op(
-        "conv_transpose", x=c.reshape(c.x(), (batch, rows, *steps)), weight=c.weight(of_array(kernel, kernel.tobytes())),
+        "conv_transpose", x=c.reshape(c.x(), (batch, rows, *steps)), weight=weight,
         strides=strides, dilations=dilations, groups=rows // taps, pad_type="custom",
         pad=[k for pair in zip(pads[:n], ends, strict=True) for k in pair])  # fmt: skip
 

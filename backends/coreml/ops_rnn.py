@@ -121,18 +121,24 @@ def _bias(c: Call, d: int, order: tuple[int, ...]) -> Var | None:
 
 def _lstm(c: Call, net: Net) -> list[Var]:
     recurrent, cell, out = (_NATIVE[a] for a in net.activations[:3])
-    kwargs: dict[str, Any] = {"direction": net.directions[0]}
+    kwargs: dict[str, Any] = {"direction": "forward"}
     if len(net.directions) == 2:
         kwargs = {
             "direction": "bidirectional", "weight_ih_back": _rows(c, 1, 1, _IFOZ),
             "weight_hh_back": _rows(c, 2, 1, _IFOZ), "bias_back": _bias(c, 1, _IFOZ),
         }  # fmt: skip
+    backwards = net.directions == ("reverse",)
     found = c.op(
-        "lstm", x=net.x, initial_h=_flat(c, net.states[0], net), initial_c=_flat(c, net.states[1], net),
+        "lstm", x=_turned(c, net.x, backwards), initial_h=_flat(c, net.states[0], net), initial_c=_flat(c, net.states[1], net),
         weight_ih=_rows(c, 1, 0, _IFOZ), weight_hh=_rows(c, 2, 0, _IFOZ), bias=_bias(c, 0, _IFOZ),
         output_sequence=True, recurrent_activation=recurrent, cell_activation=cell, activation=out, **kwargs,
     )  # fmt: skip
-    return list(found)
+    return [_turned(c, found[0], backwards), *found[1:]]
+
+
+def _turned(c: Call, x: Var, backwards: bool) -> Var:
+    """The sequence read from its end. Written out: Apple doesn't document the order of a reversed net's outputs."""
+    return c.op("reverse", x=x, axes=[0]) if backwards else x
 
 
 def _rnn(c: Call, net: Net) -> list[Var]:
@@ -142,9 +148,9 @@ def _rnn(c: Call, net: Net) -> list[Var]:
         start = c.op("slice_by_index", x=net.states[0], begin=[d, 0, 0], end=[d + 1, net.batch, net.hidden],
                      squeeze_mask=[True, False, False])  # fmt: skip
         y, h = c.op(
-            "rnn", x=net.x, initial_h=start, weight_ih=_rows(c, 1, d, (0,)), weight_hh=_rows(c, 2, d, (0,)),
-            bias=_bias(c, d, (0,)), direction=direction, output_sequence=True, activation=_NATIVE[net.activations[d]])
-        sequences.append(y)
+            "rnn", x=_turned(c, net.x, direction == "reverse"), initial_h=start, weight_ih=_rows(c, 1, d, (0,)), weight_hh=_rows(c, 2, d, (0,)),
+            bias=_bias(c, d, (0,)), direction="forward", output_sequence=True, activation=_NATIVE[net.activations[d]])
+        sequences.append(_turned(c, y, direction == "reverse"))
         states.append(h)
     if len(sequences) == 1:
         return [sequences[0], states[0]]
