@@ -30,7 +30,8 @@ class RoundWeights(Pass):
     MatMul, LSTM, GRU and RNN, and a row of a table that Gather reads. Weights that are shared are rounded once, if
     their readers agree on the axis. Targets that don't store 8-bit weights get nothing rounded.
 
-    When the outputs lose too much, the few weights that cost them most stay as they are, and are named.
+    When the outputs lose too much, the few weights that cost them most stay as they are, and are named; where no few
+    are to blame, nothing is rounded.
 
     Options:
         bits: 8.
@@ -90,10 +91,13 @@ class RoundWeights(Pass):
             names = ", ".join(f"'{n}'" for n in stretch.names)
             ctx.note(f"not rounded: {names}: rounding here alone would leave the outputs {decibels(stretch.noise)}")
         if not result.found:
+            # Nothing rounded is better than something broken: this pass runs at the default level.
             ctx.note(
-                f"with 8-bit weights the outputs keep {decibels(whole)}, less than the {floor:.0f} dB wanted, and no "
-                "few weights are to blame. Measure with real data (--inputs), or keep all: -O1"
+                f"no weight is rounded: with 8-bit weights the outputs would keep {decibels(whole)}, less than the "
+                f"{floor:.0f} dB wanted, and no few weights are to blame. Measured on "
+                + ("the given inputs." if ctx.given else "synthesised inputs; with real ones (--inputs) it may do.")
             )
+            return list(rounded)
         return [n for stretch in result.kept for n in stretch.names]
 
 
