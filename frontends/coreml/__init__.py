@@ -29,14 +29,18 @@ def load(source: Path | str) -> ir.Model:
     an operator can't be lifted.
     """
     package = open_package(source)
-    problems = check(package)
+    _refuse(package.path, check(package))
+    lifted = lift(package)
+    try:
+        shapes.infer(lifted.model)
+    except ModelError as e:
+        raise ModelError(f"{package.path}: {e}") from e
+    _refuse(package.path, lifted.disagreements())
+    return lifted.model
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
         shown = [f"  - {p}" for p in problems[:_SHOWN]]
         more = [f"  and {len(problems) - _SHOWN} more"] if problems[_SHOWN:] else []
-        raise ModelError("\n".join([f"{package.path} does not hold a valid program:", *shown, *more]))
-    model = lift(package)
-    try:
-        shapes.infer(model)
-    except ModelError as e:
-        raise ModelError(f"{package.path}: {e}") from e
-    return model
+        raise ModelError("\n".join([f"{path} does not hold a valid program:", *shown, *more]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,29 @@ def main_function(package: Package) -> tuple[str, Any, Any]:
     return name, function, function.block_specializations[function.opset]
 
 
-def lift(package: Package) -> ir.Model:
+@dataclass(frozen=True)
+class Lifted:
+    """An ONNX model, and for each result of the program what it declares: operator, name, type, and the ONNX value."""
+
+    model: ir.Model
+    declared: list[tuple[str, str, TensorType, ir.Value]]
+
+    def disagreements(self) -> list[str]:
+        """Where the program declares a shape that its operator does not give. Call it once shapes are inferred."""
+        return [
+            f"{kind} '{name}' is declared as {list(declared.shape)}, but gives {list(value.shape)}"
+            for kind, name, declared, value in self.declared
+            if value.shape is not None and not _agree(declared.shape, value.shape)
+        ]
+
+
+def _agree(declared: Sequence[int | None], given: ir.Shape) -> bool:
+    if len(declared) != len(given):
+        return False
+    return all(d is None or not isinstance(g, int) or d == g for d, g in zip(declared, given, strict=True))
+
+
+def lift(package: Package) -> Lifted:
     """The ONNX model of a package. Raises ModelError, or UnsupportedOp with everything that can't be lifted."""
     name, function, block = main_function(package)
     lifter = _Lifter(package, int(function.opset.removeprefix("CoreML")))
@@ -60,7 +83,7 @@ def lift(package: Package) -> ir.Model:
         inputs, outputs, nodes=lifter.root.nodes, name=name, opset_imports={"": OPSET},
         initializers=list(lifter.root.initializers.values()),
     )
-    return ir.Model(graph, ir_version=_IR_VERSION, producer_name="edgec")
+    return Lifted(ir.Model(graph, ir_version=_IR_VERSION, producer_name="edgec"), lifter.declared)
 
 
 class _Lifter:
@@ -73,6 +96,7 @@ class _Lifter:
         self.names = self.root.names
         self.scope: dict[str, Var] = {}
         self.missing: list[Missing] = []
+        self.declared: list[tuple[str, str, TensorType, ir.Value]] = []
         self._output_names: set[str] = set()
         self._named: set[int] = set()
 
@@ -156,7 +180,10 @@ class _Lifter:
             values = None
         for index, output in enumerate(op.outputs):
             value = values[index] if values is not None else None
-            scope[output.name] = Var(declared[index], value, poisoned=value is None)
+            kind = declared[index]
+            scope[output.name] = Var(kind, value, poisoned=value is None)
+            if kind is not None and value is not None:
+                self.declared.append((op.type, output.name, kind, value))
             if value is not None and value.producer() is not None and id(value) not in self._named:
                 value.name = self.names.fresh(output.name)
                 self._named.add(id(value))

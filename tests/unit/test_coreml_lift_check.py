@@ -154,6 +154,17 @@ def test_load_refuses_and_lists_all_problems(package: Path, tmp_path: Path) -> N
     assert "a/b" in message and "specificationVersion 6" in message
 
 
+def test_a_declared_shape_that_the_operator_does_not_give_is_refused(package: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(package, tmp_path / "bad.mlpackage"))
+    opened = open_package(copy)
+    operation(opened, "linear").outputs[0].type.tensorType.dimensions[1].constant.size = 7
+    opened.spec_path.write_bytes(opened.spec.SerializeToString())
+    with pytest.raises(ModelError, match=r"linear '.*' is declared as \[2, 7\], but gives \[2, 8\]"):
+        coreml.load(copy)
+
+
 def test_the_old_lookup_table_signature_is_caught_under_a_new_opset(tmp_path: Path) -> None:
     """coremltools writes a program built for iOS 16 as CoreML8 without complaint, with the inputs of iOS 16."""
     import coremltools as ct

@@ -127,7 +127,17 @@ def matmul(o: Call) -> Result:
 
 @rule("einsum")
 def einsum(o: Call) -> Result:
-    return o.b.op("Einsum", *o.values("values"), equation=o.text("equation"))
+    """MIL has two equations, matrix products over axes −3 and −1.
+
+    They are written out, because ONNX's shape inference of Einsum does not know that dimensions of 1 broadcast.
+    """
+    equation, rank = o.text("equation"), o.rank("values")
+    letters = {c: "nchwu"[i] for i, c in enumerate(dict.fromkeys(c for c in equation if c.isalpha()))}
+    if "".join(letters.get(c, c) for c in equation) not in ("nchw,nwhu->nchu", "nch,hcw->ncw"):
+        raise Unsupported(f"equation '{equation}' is not one that MIL defines")
+    swap = [*range(rank - 3), rank - 2, rank - 3, rank - 1]
+    x, y = (o.b.transpose(v, swap) for v in o.values("values"))
+    return o.b.transpose(o.b.op("MatMul", x, y), swap)
 
 
 @rule("scaled_dot_product_attention")
