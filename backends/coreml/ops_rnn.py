@@ -129,7 +129,8 @@ def _lstm(c: Call, net: Net) -> list[Var]:
         }  # fmt: skip
     backwards = net.directions == ("reverse",)
     found = c.op(
-        "lstm", x=_turned(c, net.x, backwards), initial_h=_flat(c, net.states[0], net), initial_c=_flat(c, net.states[1], net),
+        "lstm", x=_turned(c, net.x, backwards),
+        initial_h=_flat(c, net.states[0], net), initial_c=_flat(c, net.states[1], net),
         weight_ih=_rows(c, 1, 0, _IFOZ), weight_hh=_rows(c, 2, 0, _IFOZ), bias=_bias(c, 0, _IFOZ),
         output_sequence=True, recurrent_activation=recurrent, cell_activation=cell, activation=out, **kwargs,
     )  # fmt: skip
@@ -148,7 +149,8 @@ def _rnn(c: Call, net: Net) -> list[Var]:
         start = c.op("slice_by_index", x=net.states[0], begin=[d, 0, 0], end=[d + 1, net.batch, net.hidden],
                      squeeze_mask=[True, False, False])  # fmt: skip
         y, h = c.op(
-            "rnn", x=_turned(c, net.x, direction == "reverse"), initial_h=start, weight_ih=_rows(c, 1, d, (0,)), weight_hh=_rows(c, 2, d, (0,)),
+            "rnn", x=_turned(c, net.x, direction == "reverse"), initial_h=start,
+            weight_ih=_rows(c, 1, d, (0,)), weight_hh=_rows(c, 2, d, (0,)),
             bias=_bias(c, d, (0,)), direction="forward", output_sequence=True, activation=_NATIVE[net.activations[d]])
         sequences.append(_turned(c, y, direction == "reverse"))
         states.append(h)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coremlpack import TARGETS, check, parse
 
+from coremlpack import TARGETS, check, parse
 from edgec.backends.coreml import BACKEND
 from edgec.compiler.backend import EmitOptions
 from edgec.compiler.errors import UnsupportedOp
@@ -49,7 +49,8 @@ MODELS: dict[str, tuple[str, dict[str, np.ndarray]]] = {
     "layer_norm_outputs": ("g (float[2,5,6] x) => (float y, float m, float i) "
                            "{ y, m, i = LayerNormalization<axis=-1>(x, s) }", {"s": floats(6)}),
     "instance_norm": (X + "InstanceNormalization(x, s, b) }", {"s": floats(4), "b": floats(4)}),
-    "group_norm": ("g (float[1,4,9,8] x) => (float[1,4,9,8] y) { y = GroupNormalization<num_groups=2>(x, s, b) }", {"s": floats(4), "b": floats(4)}),
+    "group_norm": ("g (float[1,4,9,8] x) => (float[1,4,9,8] y) { y = GroupNormalization<num_groups=2>(x, s, b) }",
+                   {"s": floats(4), "b": floats(4)}),
     "rms_norm": ("g (float[2,5,6] x) => (float y) { y = RMSNormalization<axis=-1, epsilon=0.01>(x, s) }",
                  {"s": floats(6)}),
     "lrn": (X + "LRN<size=3, alpha=0.1, beta=0.6, bias=1.5>(x) }", {}),
@@ -169,7 +170,8 @@ def test_attention_is_fused_where_the_target_has_it(tmp_path: Path) -> None:
 
 def test_a_row_that_sees_nothing_gives_zeros(tmp_path: Path) -> None:
     """Attention-25: no NaN where a mask forbids every key."""
-    text = "g (float[1,1,2,4] q, float[1,1,3,4] k, float[1,1,3,4] v, bool[2,3] m) => (float y) { y = Attention(q,k,v,m) }"
+    text = "g (float[1,1,2,4] q, float[1,1,3,4] k, float[1,1,3,4] v, bool[2,3] m) => (float y) "
+    text += "{ y = Attention(q, k, v, m) }"
     model = parse(text)
     feeds = {n: RNG.normal(size=s).astype(np.float32) for n, s in (("q", (1, 1, 2, 4)), ("k", (1, 1, 3, 4)))}
     feeds |= {"v": feeds["k"] * 2, "m": np.array([[True, False, True], [False, False, False]])}
