@@ -68,16 +68,15 @@ class Session:
     Weights are passed by reference, so the model's tensors must outlive the session (it keeps them).
     """
 
-    def __init__(self, model: ir.Model, *, optimize: bool = False, threads: int = 0) -> None:
+    def __init__(self, model: ir.Model, *, threads: int = 0) -> None:
         import onnxruntime as ort
 
         proto, tensors = slim_proto(model)
         options = ort.SessionOptions()
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.disable_prepacking", "0" if optimize else "1")
+        options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
         self._keep: list[Any] = []
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
