@@ -58,6 +58,10 @@ def check(package: Package) -> list[str]:
     for declared in function.inputs:
         walk.define(scope, declared.name, tensor_type(declared.type), constant=False, by=f"function '{name}'")
     walk.block(scope, block)
+    walk.problems += [
+        f"'{name}' is an input and an output of the program" for name in block.outputs
+        if name in {i.name for i in function.inputs}
+    ]
     description = _interface(package, name)
     walk.problems += _compare("input", description.input, {i.name: tensor_type(i.type) for i in function.inputs})
     walk.problems += _compare("output", description.output, {n: scope[n].type for n in block.outputs if n in scope})
