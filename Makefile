@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	cd examples/digits && ../../$(BIN)/edgec digits.onnx -O2 --target ios --shape image:1,1,28,28 \
+	cd examples/digits && ../../$(BIN)/edgec digits.onnx -O2 --target ios --shape N:1 \
 		--inputs digits.npz --report digits.html --report digits.json
 
 test: $(VENV)/.test
