@@ -139,8 +139,8 @@ def insert_pair(value: ir.Value, readers: Iterable[ir.Node] | None = None) -> ir
     graph, maker = value.graph, value.producer()
     assert isinstance(graph, ir.Graph)
     chosen = None if readers is None else set(readers)
-    down = ir.node("Cast", [value], {"to": int(HALF)})
-    up = ir.node("Cast", [down.outputs[0]], {"to": int(FLOAT)})
+    down = ir.Node("", "Cast", [value], [ir.AttrInt64("to", HALF)])
+    up = ir.Node("", "Cast", [down.outputs[0]], [ir.AttrInt64("to", FLOAT)])
     rounded = up.outputs[0]
     for node, kind, tag in ((down, HALF, "half"), (up, FLOAT, "rounded")):
         out = node.outputs[0]

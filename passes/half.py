@@ -21,6 +21,12 @@ EXACT = frozenset({
 })  # fmt: skip
 """Operators whose outputs float16 holds whenever it holds their inputs: they need no rounding of their own."""
 
+VIEWS = frozenset({
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators whose numbers are all among those of their first input, which tells their range."""
+
 SOURCES = frozenset({
     "Cast", "CastLike", "Constant", "ConstantOfShape", "DequantizeLinear", "EyeLike", "OneHot", "Range", "RandomNormal",
     "RandomNormalLike", "RandomUniform", "RandomUniformLike", "BlackmanWindow", "HammingWindow", "HannWindow",
@@ -128,6 +134,16 @@ def can_compute(node: ir.Node) -> bool:
     """Whether float16 could be the node's type at all: it has float32 outputs and is no operator that needs more."""
     never = node.domain == "" and node.op_type in NEVER
     return not never and not subgraphs(node) and bool(float_outputs(node)) and not is_source(node)
+
+
+def origin(value: ir.Value) -> ir.Value:
+    """Where the numbers of `value` were computed: upwards through operators that only pick and place them."""
+    while (node := producer(value)) is not None and node.domain == "" and node.op_type in VIEWS:
+        source = node.inputs[0]
+        if source is None or const_tensor(source) is not None:
+            break
+        value = source
+    return value
 
 
 def known(value: ir.Value) -> bool:

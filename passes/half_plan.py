@@ -100,8 +100,9 @@ class Plan:
         least: dict[Key, ir.Value] = {}
         spreads: dict[Key, Spread] = {}
         for node in open_:
-            ranges.update(v.name or "" for v in half.float_outputs(node))
-            ranges.update(v.name or "" for _, v in half.data_inputs(node) if not half.known(v))
+            read = [v for _, v in half.data_inputs(node) if not half.known(v)]
+            origins = (half.origin(v) for v in (*half.float_outputs(node), *read))
+            ranges.update(v.name or "" for v in origins if not half.known(v))
             small = half.SMALL_HURTS.get(node.op_type)
             divisor = node.inputs[small] if small is not None else None
             if divisor is not None and const_tensor(divisor) is None:
@@ -121,7 +122,7 @@ class Plan:
         inputs = [v for _, v in half.data_inputs(node)]
         for what, values in (("computes", half.float_outputs(node)), ("reads", inputs)):
             for value in values:
-                found = self.figures.ranges.get(value.name or "", Range(0, 0)).peak
+                found = self.figures.ranges.get(half.origin(value).name or "", Range(0, 0)).peak
                 if not found <= HALF_MAX / HEADROOM:
                     self.stay(node, f"{what} values up to {found:.3g}, float16 ends at {HALF_MAX:.0f}")
                 elif 0 < found < HALF_NORMAL:

@@ -58,16 +58,20 @@ class RoundActivations(Pass):
         """See the class. Runs the model twice; where the outputs lose too much, some 40 times. Raises ModelError."""
         inputs = dict(ctx.inputs or synthesise(model, ctx.seed))
         count = _saturate_masks(model, ctx.scratch)
-        plan = Plan.of(model, self.keep, ctx.target.fp16_rnn)
+        plan = Plan.of(model.clone(), self.keep, ctx.target.fp16_rnn)
         plan.measure(inputs)
         halves: Halves = {}
-        _spare(plan, inputs, self.min_snr, halves, ctx)
-        count += apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)
-        if count:
-            for name in plan.reasons:
-                plan.candidates[name].metadata_props[KEPT] = "float32"
+        rounded = apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)
+        noise = noise_power(plan.figures.outputs, Session(model).run(inputs)) if rounded else 0.0
+        if noise > budget(self.min_snr) and _spare(plan, noise, inputs, self.min_snr, halves, ctx):
+            model.graph = plan.model.clone().graph
+            rounded = apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)
+        if count + rounded:
+            for node in model.graph:
+                if key(node) in plan.reasons:
+                    node.metadata_props[KEPT] = "float32"
         _explain(plan, model, ctx)
-        return count
+        return count + rounded
 
 
 def apply(model: ir.Model, names: Sequence[Key], halves: Halves, scratch: Scratch) -> int:
@@ -183,17 +187,19 @@ def _saturate_masks(model: ir.Model, scratch: Scratch) -> int:
     return count
 
 
-def _spare(plan: Plan, inputs: Mapping[str, np.ndarray], floor: float, halves: Halves, ctx: Context) -> None:
-    """Leave the operators in float32 that cost the outputs most, where they keep less than `floor` dB otherwise."""
+def _spare(
+    plan: Plan, whole: float, inputs: Mapping[str, np.ndarray], floor: float, halves: Halves, ctx: Context
+) -> bool:
+    """Leave the few operators in float32 that cost the outputs most, so that these keep `floor` dB.
+
+    `whole` is the noise with all of the plan rounded. Returns whether a few were found.
+    """
 
     def noise(also_stay: Sequence[Key]) -> float:
         trial = plan.model.clone()
         apply(trial, [key(n) for n in plan.half_nodes(also_stay)], halves, ctx.scratch)
         return noise_power(plan.figures.outputs, Session(trial).run(inputs))
 
-    whole = noise(())
-    if whole <= budget(floor):
-        return
     result = search([key(n) for n in plan.half_nodes() if not half.is_exact(n)], budget(floor), noise)
     for stretch in result.kept:
         for name in stretch.names:
@@ -203,6 +209,7 @@ def _spare(plan: Plan, inputs: Mapping[str, np.ndarray], floor: float, halves: H
             f"in float16 the outputs keep {decibels(whole)}, less than the {floor:.0f} dB wanted, and no few "
             "operators are to blame. Measure with real data (--inputs), or keep everything: --precision fp32"
         )
+    return result.found
 
 
 def _explain(plan: Plan, model: ir.Model, ctx: Context) -> None:

@@ -76,6 +76,18 @@ def test_weights_that_float16_has_not_stay() -> None:
     assert m.graph.initializers["w"].dtype == ir.DataType.FLOAT
 
 
+def test_large_numbers_are_seen_through_reshapes_and_tables() -> None:
+    text = """agraph (float[2,2] x, int64[1] i) => (float[4] y, float[1,2] z)
+    <float k = {1e6}, int64[1] s = {-1}, float[3,2] t = {1e6, 2e6, 3e6, 4e6, 5e6, 6e6}>
+    { huge = Mul(x, k) r = Reshape(huge, s) y = Div(r, k) g = Gather(t, i) z = Div(g, k) }"""
+    x = normal(2, 2)
+    m, ctx = rounds(text, {"x": x, "i": np.array([2])}, 2 * HALF)
+    got = run(m, {"x": x, "i": np.array([2])})
+    np.testing.assert_allclose(got["y"], x.reshape(-1), rtol=1e-3)
+    np.testing.assert_allclose(got["z"], [[5, 6]], rtol=1e-3)
+    assert sum("Div" in n for n in ctx.notes) >= 1
+
+
 def test_a_vanishing_epsilon_keeps_the_division_it_guards() -> None:
     text = """agraph (float[2,8] x) => (float[2,8] y) <float e = {1e-12}, int64[1] ax = {1}>
     { s = Mul(x, x) v = ReduceMean(s, ax) ve = Add(v, e) d = Sqrt(ve) y = Div(x, d) }"""
