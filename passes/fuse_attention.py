@@ -283,7 +283,7 @@ class _Form:
             passed.append(node)
         if best is None:
             self.why = self.why or "its result can't be laid out"
-            return value, Layout(None, None, ()), []
+            return value, Layout(None, None, None, ()), []
         return best
 
     def emit(self, masks: Masks, packed: Packed) -> None:

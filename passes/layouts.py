@@ -7,7 +7,7 @@ chain an exporter wrote, two values hold the same data in the same order exactly
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -218,6 +218,14 @@ def _expand(node: ir.Node, out: ir.Value, dims: list[Axis]) -> list[Axis] | None
     return found
 
 
+def _tile(node: ir.Node, out: ir.Value, dims: list[Axis]) -> list[Axis] | None:
+    """Repeats of axes of size 1, as an Expand makes them."""
+    repeats = g.ints(node.inputs[1])
+    if repeats is None or any(n != 1 and (dim or n < 1) for n, dim in zip(repeats, dims, strict=True)):
+        return None
+    return [[Leaf(n, repeated=True)] if n != 1 else dim for n, dim in zip(repeats, dims, strict=True)]
+
+
 _STEPS: dict[str, Callable[[ir.Node, ir.Value, list[Axis]], list[Axis] | None]] = {
     "Reshape": _regrouped,
     "Flatten": _regrouped,
@@ -229,6 +237,7 @@ _STEPS: dict[str, Callable[[ir.Node, ir.Value, list[Axis]], list[Axis] | None]] 
     "Gather": _gather,
     "Slice": _slice,
     "Split": _split,
+    "Tile": _tile,
     "Mul": _same,
     "Div": _same,
 }
@@ -294,8 +303,9 @@ def _take(rest: list[Leaf], size: Size, end: int) -> Axis | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to get wanted axes from a value: transpose, then reshape; either may be absent."""
+    """How to get wanted axes from a value: reshape to `cut` axes, transpose, reshape; any of these may be absent."""
 
+    cut: tuple[int, ...] | None
     perm: tuple[int, ...] | None
     shape: tuple[int, ...] | None
     dims: tuple[Size, ...]
@@ -303,43 +313,81 @@ class Layout:
     @property
     def cost(self) -> int:
         """The nodes that it takes."""
-        return (self.perm is not None) + (self.shape is not None)
+        return (self.cut is not None) + (self.perm is not None) + (self.shape is not None)
 
 
 def arrange(have: Sequence[Axis], want: Sequence[Axis]) -> Layout | None:
-    """A layout that takes axes `have` to axes `want` with at most one Transpose and one Reshape, or None."""
+    """The shortest layout that takes axes `have` to axes `want`, or None where symbolic sizes allow none."""
     have, want = resolve(have), resolve(want)
     order = flat(want)
-    perm = None
+    rank = {leaf: i for i, leaf in enumerate(order)}
+    if {*flat(have)} != {*order}:
+        return None
+    cut = perm = None
     if flat(have) != order:
-        rank = {leaf: i for i, leaf in enumerate(order)}
-        if {*flat(have)} != {*order}:
-            return None
-        perm = tuple(sorted(range(len(have)), key=lambda i: (rank[have[i][0]] if have[i] else -1, i)))
+        perm = _permutation(have, rank)
+        if [leaf for i in perm for leaf in have[i]] != order:
+            runs = _runs(flat(have), rank)
+            cut = _target(have, runs)
+            if cut is None:
+                return None
+            have, perm = runs, _permutation(runs, rank)
         have = [have[i] for i in perm]
-        if flat(have) != order:
-            return None
     dims = tuple(size_of(d) for d in want)
     if have == want:
-        return Layout(perm, None, dims)
-    shape = [d if isinstance(d, int) else 0 if i < len(have) and have[i] == want[i] else -1 for i, d in enumerate(dims)]
-    return Layout(perm, tuple(shape), dims) if shape.count(-1) <= 1 and 0 not in dims else None
+        return Layout(cut, perm, None, dims)
+    shape = _target(have, want)
+    return None if shape is None else Layout(cut, perm, shape, dims)
+
+
+def _permutation(axes: Sequence[Axis], rank: Mapping[Leaf, int]) -> tuple[int, ...]:
+    """Axes in the order that their first leaves are to have; those of size 1 first."""
+    return tuple(sorted(range(len(axes)), key=lambda i: (rank[axes[i][0]] if axes[i] else -1, i)))
+
+
+def _runs(leaves: Sequence[Leaf], rank: Mapping[Leaf, int]) -> list[Axis]:
+    """The leaves as axes that stay together: neighbours that are neighbours in the wanted order, too."""
+    runs: list[Axis] = []
+    for leaf in leaves:
+        if runs and rank[leaf] == rank[runs[-1][-1]] + 1:
+            runs[-1].append(leaf)
+        else:
+            runs.append([leaf])
+    return runs
+
+
+def _target(have: Sequence[Axis], want: Sequence[Axis]) -> tuple[int, ...] | None:
+    """The constant that makes a Reshape from `have` to `want`, if one does: 0 copies a size, -1 stands for one more."""
+    sizes = [size_of(d) for d in want]
+    same = [i < len(have) and have[i] == want[i] for i in range(len(want))]
+    shape = [d if isinstance(d, int) else 0 if copied else -1 for d, copied in zip(sizes, same, strict=True)]
+    return tuple(shape) if shape.count(-1) <= 1 and 0 not in sizes else None
 
 
 def emit(layout: Layout, value: ir.Value, anchor: ir.Node, hint: str) -> ir.Value:
     """Insert the nodes of `layout` before `anchor`; the arranged value."""
-    graph = anchor.graph
-    assert isinstance(graph, ir.Graph)
+    if layout.cut is not None:
+        dims = g.shape(value) or ()
+        value = _reshape(
+            value, layout.cut, [dims[i] if d == 0 else d for i, d in enumerate(layout.cut)], anchor, f"{hint}_cut"
+        )
     if layout.perm is not None:
         node = g.insert_before(anchor, "Transpose", [value], {"perm": layout.perm}, hint=f"{hint}_transposed")
-        dims = g.shape(value)
-        node.outputs[0].shape = None if dims is None else ir.Shape([dims[i] for i in layout.perm])
+        found = g.shape(value)
+        node.outputs[0].shape = None if found is None else ir.Shape([found[i] for i in layout.perm])
         node.outputs[0].type = value.type
         value = node.outputs[0]
-    if layout.shape is not None:
-        shape = g.initializer(graph, np.array(layout.shape, np.int64), f"{hint}_shape")
-        node = g.insert_before(anchor, "Reshape", [value, shape], {}, hint=f"{hint}_view")
-        node.outputs[0].type = value.type
-        node.outputs[0].shape = ir.Shape([d if isinstance(d, int) or d.isidentifier() else None for d in layout.dims])
-        value = node.outputs[0]
-    return value
+    return value if layout.shape is None else _reshape(value, layout.shape, layout.dims, anchor, f"{hint}_view")
+
+
+def _reshape(
+    value: ir.Value, target: Sequence[int], dims: Sequence[Size | None], anchor: ir.Node, hint: str
+) -> ir.Value:
+    graph = anchor.graph
+    assert isinstance(graph, ir.Graph)
+    shape = g.initializer(graph, np.array(target, np.int64), f"{hint}_shape")
+    out = g.insert_before(anchor, "Reshape", [value, shape], {}, hint=hint).outputs[0]
+    out.type = value.type
+    known = [d if (d != -1 if isinstance(d, int) else d is not None and d.isidentifier()) else None for d in dims]
+    out.shape = ir.Shape(known)
+    return out
