@@ -63,7 +63,8 @@ def check(package: Package) -> list[str]:
         if name in {i.name for i in function.inputs}
     ]
     description = _interface(package, name)
-    walk.problems += _compare("input", description.input, {i.name: tensor_type(i.type) for i in function.inputs})
+    tensors = {i.name: tensor_type(i.type) for i in function.inputs if i.type.WhichOneof("type") != "stateType"}
+    walk.problems += _compare("input", description.input, tensors)
     walk.problems += _compare("output", description.output, {n: scope[n].type for n in block.outputs if n in scope})
     return walk.problems
 

@@ -18,7 +18,7 @@ _UNARY = {
     "sqrt": "Sqrt", "tan": "Tan", "tanh": "Tanh",
 }
 _EXACT_UNARY = {
-    "abs": "Abs", "ceil": "Ceil", "floor": "Floor", "identity": "Identity", "logical_not": "Not", "relu": "Relu",
+    "abs": "Abs", "ceil": "Ceil", "floor": "Floor", "logical_not": "Not", "relu": "Relu",
     "round": "Round", "sign": "Sign",
 }
 _BINARY = {"add": "Add", "mul": "Mul", "pow": "Pow", "real_div": "Div", "sub": "Sub"}
@@ -37,6 +37,11 @@ _CAST = {
 @rule(*_EXACT_UNARY, exact=True)
 def unary(o: Call) -> Result:
     return o.b.op({**_UNARY, **_EXACT_UNARY}[o.kind], o.value())
+
+
+@rule("identity", exact=True)
+def identity(o: Call) -> Result:
+    return o.value()
 
 
 @rule(*_BINARY)
@@ -127,7 +132,7 @@ def cast(o: Call) -> Result:
     x = o.value()
     narrow = wanted in ("int16", "uint16")
     if o.type().element.carried == _CAST[wanted] and not narrow:
-        return o.b.op("Identity", x)
+        return x
     result = o.b.cast(x, _CAST[wanted])
     return o.b.cast(result, INT32) if narrow else result
 
