@@ -11,7 +11,7 @@ from onnx import helper
 
 from edgec.compiler import graph as g
 from edgec.passes.layouts import Layout, arrange, axis, regroup, resolve, size_of, trace
-from passcheck import load, run
+from passcheck import load
 
 BASE = (2, 12, 6)
 
@@ -65,12 +65,13 @@ def test_one_layout_does_what_a_chain_does(draws: list[tuple[int, list[int]]], b
     proto, _ = chain(draws, batch)
     model = load(proto)
     x = np.arange(math.prod(BASE), dtype=np.float32).reshape(BASE)
-    expected = run(model, {"x": x})["y"]
+    values = ReferenceEvaluator(proto).run(None, {"x": x}, intermediate=True)
     view = trace(model.graph.outputs[0])
-    assert view is not None and view.base is model.graph.inputs[0] and view.scale == 1
+    # Where one step splits what another had joined elsewhere, the trace starts below.
+    assert view is not None and view.length >= 1 and view.scale == 1
     layout = arrange(view.axes, view.dims)
     assert layout is not None
-    assert np.array_equal(apply(layout, x), expected)
+    assert np.array_equal(apply(layout, values[view.base.name]), values["y"])
 
 
 def test_regroup_splits_from_both_ends() -> None:
