@@ -8,6 +8,7 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from edgec.compiler import graph as g
 from edgec.passes.layouts import Layout, arrange, axis, regroup, resolve, size_of, trace
