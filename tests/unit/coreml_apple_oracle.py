@@ -53,7 +53,8 @@ def _predict(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 def _compare(path: Path, values: dict[str, Any], expected: dict[str, Any], half: bool, atol: float, rtol: float) -> str:
     predicted = _predict(path, values)
-    atol, rtol = (max(10 * atol, 2e-2), max(100 * rtol, 1e-2)) if half else (atol, rtol)
+    # Some expected values are written down with three digits only.
+    atol, rtol = (max(10 * atol, 2e-2), max(100 * rtol, 1e-2)) if half else (atol, max(rtol, 2e-4))
     by_position = list(predicted)
     for index, (name, value) in enumerate(expected.items()):
         actual = np.asarray(predicted.get(name, predicted[by_position[index]]), np.float64)

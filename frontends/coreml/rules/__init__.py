@@ -3,6 +3,7 @@
 from . import (
     constexpr,
     control,
+    cropping,
     elementwise,
     image,
     indexing,
@@ -15,6 +16,6 @@ from . import (
 )
 
 __all__ = [
-    "constexpr", "control", "elementwise", "image", "indexing", "linear", "normalization", "pooling", "recurrent",
-    "reduction", "shaping",
+    "constexpr", "control", "cropping", "elementwise", "image", "indexing", "linear", "normalization", "pooling",
+    "recurrent", "reduction", "shaping",
 ]
