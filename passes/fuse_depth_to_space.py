@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
-from .layouts import Axis, Leaf, axis, resolve, sizes, step
+from .layouts import Axis, Leaf, axis, resolve, sizes
+from .tracing import step
 
 
 @dataclass(frozen=True)

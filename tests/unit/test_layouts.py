@@ -11,7 +11,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from edgec.compiler import graph as g
-from edgec.passes.layouts import Layout, arrange, axis, regroup, resolve, size_of, trace
+from edgec.passes.layouts import Layout, arrange, axis, regroup, resolve, size_of
+from edgec.passes.tracing import trace
 from passcheck import load
 
 BASE = (2, 12, 6)
