@@ -10,18 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 
 from .errors import ModelError
-from .weights import SMALL
-
-_PLACE = "weights"
-
-
-def _shape_like(t: ir.TensorProtocol) -> bool:
-    """Vectors of integers: shape inference propagates their content, and fails where it can't read it."""
-    return t.dtype in (ir.DataType.INT64, ir.DataType.INT32) and len(t.shape) < 2 and t.nbytes < 1 << 22
-
+from .protos import PLACE, bare_proto, is_big
 
 @contextlib.contextmanager
 def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
@@ -36,10 +29,10 @@ def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
             t = value.const_value
             if t is None or t.dtype == ir.DataType.STRING:
                 continue
-            if t.nbytes > SMALL and not _shape_like(t):
+            if is_big(t):
                 assert value.name is not None
                 real[value.name] = t
-                place = ir.ExternalTensor(_PLACE, 0, t.nbytes, t.dtype, shape=ir.Shape(t.shape), name=value.name)
+                place = ir.ExternalTensor(PLACE, 0, t.nbytes, t.dtype, shape=ir.Shape(t.shape), name=value.name)
             elif isinstance(t, ir.ExternalTensor):
                 place = ir.Tensor(t.numpy(), dtype=t.dtype, name=value.name)
             else:
@@ -53,7 +46,7 @@ def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
 
 
 def slim_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
-    """The model as a protobuf without its big weights, and these by name.
+    """The model as a protobuf without its big weights, and these by name. All else is there, so that it can be saved.
 
     Weights above `weights.SMALL` bytes are external data in a file that doesn't exist: shape inference and the
     checkers never look, and a session gets them through `add_initializer`.
@@ -71,18 +64,23 @@ class Session:
     def __init__(self, model: ir.Model, *, threads: int = 0) -> None:
         import onnxruntime as ort
 
-        proto, tensors = slim_proto(model)
+        proto, tensors = _runnable(model)
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        # In the order of the nodes, so that what a node alone reads is made just before it and lives shortly.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # Most models run once: a plan of the memory for later runs is wasted, and so are threads that spin.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
         self._keep: list[Any] = []
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
             if tensors:
                 # onnxruntime insists that the file exists; a sparse one does, nothing is read from it.
-                with (Path(folder) / _PLACE).open("wb") as f:
+                with (Path(folder) / PLACE).open("wb") as f:
                     f.truncate(max(t.nbytes for t in tensors.values()))
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             for name, tensor in tensors.items():
@@ -110,6 +108,19 @@ class Session:
         except Exception as e:
             raise ModelError(f"onnxruntime failed while running the model: {_first_line(e)}") from e
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+
+
+def _runnable(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model as onnxruntime gets it, and its big weights.
+
+    onnxruntime has no kernel for Attention of opset 25: it would put the operator's definition behind all other nodes,
+    which then run first and keep what they make. So it is written out here, in its place.
+    """
+    attention = any(n.op_type == "Attention" and n.domain == "" for n in model.graph.all_nodes())
+    proto, tensors = bare_proto(model, lambda n: attention or n.graph is not model.graph)
+    if attention:
+        proto = onnx.inliner.inline_selected_functions(proto, [("", "Attention")], inline_schema_functions=True)
+    return proto, tensors
 
 
 def _ort_value(tensor: ir.TensorProtocol) -> tuple[Any, np.ndarray]:

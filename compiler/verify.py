@@ -13,8 +13,9 @@ import onnx_ir as ir
 from .errors import ModelError
 from .graph import graphs, shape, users
 from .numerics import CHUNK, Difference, compare
+from .protos import bare_proto
 from .rounding import has_rounding, strip_rounding
-from .session import Session, slim_proto
+from .session import Session
 from .weights import release
 
 EXACT_TOLERANCE = 1e-5
@@ -181,7 +182,7 @@ def check_structure(model: ir.Model, interface: Interface | None = None) -> None
     With `interface`, inputs and outputs must be those as well. Declared shapes that inference contradicts are errors.
     No weight is read: the checker sees big initializers as inputs.
     """
-    proto, big = slim_proto(model)
+    proto, big = bare_proto(model, lambda _: True)
     for name in big:
         value = model.graph.initializers[name]
         proto.graph.input.append(ir.to_proto(value))
