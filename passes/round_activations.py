@@ -15,7 +15,7 @@ from ..compiler.passbase import Context, Pass
 from ..compiler.rounding import HALF_MAX, HALF_TINY, insert_pair, is_rounded, to_half
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
-from ..compiler.weights import Scratch
+from ..compiler.weights import Scratch, release
 from . import half
 from .half_plan import KEPT, Key, Plan, key, label
 from .noise_search import budget, decibels, noise_power, search
@@ -62,7 +62,9 @@ class RoundActivations(Pass):
         plan.measure(inputs)
         halves: Halves = {}
         rounded = apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)
+        release(plan.model)
         noise = noise_power(plan.figures.outputs, Session(model).run(inputs)) if rounded else 0.0
+        release(model)
         if noise > budget(self.min_snr) and _spare(plan, noise, inputs, self.min_snr, halves, ctx):
             model.graph = plan.model.clone().graph
             rounded = apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ..compiler.passbase import Context, Pass
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
+from ..compiler.weights import release
 from . import grid
 from .noise_search import budget, decibels, noise_power, search
 
@@ -77,6 +78,7 @@ class RoundWeights(Pass):
         floor = self.min_snr
         inputs = dict(ctx.inputs or synthesise(model, ctx.seed))
         reference = Session(model).run(inputs)
+        release(model)
 
         def noise(kept: Sequence[str]) -> float:
             trial = model.clone()
