@@ -126,7 +126,7 @@ def _compile(o: argparse.Namespace) -> int:
     level, target = f"O{o.level}", find_target(o.target)
     if o.print_pipeline:
         kind = pipelines.precision_of(level, target, o.precision)
-        print("\n".join([*pipelines.pipeline(level, target, kind, o.passes), *o.extra]))
+        print("\n".join([*pipelines.pipeline(level, target, kind, o.passes, o.opset), *o.extra]))
         return 0
     source = Path(o.model)
     if not source.exists():

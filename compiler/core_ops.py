@@ -5,6 +5,11 @@ A test asserts that the table equals the lowering table of the backend: this is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from .graph import attr
 from .targets import Target
 
 COREML = frozenset({
@@ -34,3 +39,25 @@ _CORE: dict[str, frozenset[str]] = {"coreml": COREML}
 def core(target: Target) -> frozenset[str] | None:
     """The core set of the target's backend; None when it takes any standard operator."""
     return _CORE.get(target.backend)
+
+
+REDEFINED = {"GroupNormalization": 21}
+"""Operators whose meaning changed since an older opset had them, with the opset of today's meaning."""
+
+
+def lacking(target: Target, opset: int | None = None) -> Callable[[ir.Node], bool] | None:
+    """Tells of standard operators whether the target (ONNX: that opset) lacks them; None when it has them all."""
+    found = core(target)
+    if found is not None:
+        return lambda node: node.op_type not in found
+    return None if opset is None else lambda node: _newer(node, opset)
+
+
+def _newer(node: ir.Node, opset: int) -> bool:
+    """Whether ONNX has this operator, or what it is used for here, only after `opset`."""
+    import onnx.defs
+
+    if node.op_type == "DequantizeLinear" and opset < 21:
+        stored = node.inputs[0].dtype if node.inputs[0] is not None else None
+        return bool(attr(node, "block_size", 0)) or (stored is not None and stored.bitwidth < 8)
+    return not onnx.defs.has(node.op_type, opset, "") or opset < REDEFINED.get(node.op_type, 0)

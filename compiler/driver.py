@@ -162,8 +162,9 @@ def compile(
         PassFailed: a pass broke its promise, with `strict`. VerifyFailed: the file does not compute the model.
     """
     where, clock = find_target(target), _Clock(hooks or Hooks())
+    pipelines.check_options(where, io, opset)
     kind = pipelines.precision_of(level, where, precision)
-    specs = pipelines.pipeline(level, where, kind, passes)
+    specs = pipelines.pipeline(level, where, kind, passes, opset)
     steps = [*pipelines.build(specs), *_extra(extra_passes)]
     options = EmitOptions(io=io, opset=opset)
     scratch = Scratch(None if workdir is None else Path(workdir))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .errors import UsageError
 from .passbase import Pass
 from .plugins import find_pass
-from .targets import Target
+from .targets import OPSET, Target
 
 # What lowering needs: one way to write a constant, and shapes that are numbers.
 PREPARE = ("canonicalize", "fold-constants", "fold-shapes", "remove-dead-code")
@@ -67,10 +67,32 @@ def precision_of(level: str, target: Target, precision: str | None) -> str:
     return precision or ("fp16" if level in LOSSY_LEVELS and target.float16 else "fp32")
 
 
-def pipeline(level: str, target: Target, precision: str, passes: str | None = None) -> list[str]:
+# What an older opset lacks is written out; the new constants are then alike in all layers.
+OLDER = ("fold-constants", "fold-shapes", "merge-common-subexpressions", "remove-dead-code")
+
+
+OPSETS = range(13, 29)
+"""The opsets that `--opset` may name."""
+
+
+def check_options(target: Target, io: str, opset: int | None) -> None:
+    """Raise UsageError for a type of inputs or an opset that the target's files don't have."""
+    if target.backend != "onnx":
+        if opset is not None:
+            raise UsageError(f"--opset is for --target onnx; {target.name} has no ONNX opset")
+        return
+    if io != "fp32":
+        raise UsageError(f"--io {io} is for Core ML targets; an ONNX file keeps its input and output types")
+    if opset is not None and opset not in OPSETS:
+        raise UsageError(f"--opset {opset}: choose one from {OPSETS[0]} to {OPSETS[-1]}")
+
+
+def pipeline(
+    level: str, target: Target, precision: str, passes: str | None = None, opset: int | None = None
+) -> list[str]:
     """The specs of a level for a target; `passes` (a list of specs) replaces the level's own.
 
-    Legalisation for a target that has few operators comes last, and half precision before it.
+    Legalisation for a target, or an older opset, that has few operators comes last, and half precision before it.
     Raises UsageError for an unknown level.
     """
     from .passbase import split_specs
@@ -80,6 +102,8 @@ def pipeline(level: str, target: Target, precision: str, passes: str | None = No
     specs = [*PREPARE, *split_specs(passes)] if passes is not None else list(LEVELS[level])
     if target.backend == "coreml":
         specs += LEGALIZE
+    elif opset is not None and opset < OPSET:
+        specs += [f"legalize{{opset={opset}}}", *OLDER]
     if precision == "fp16":
         specs.append(HALF)
     return specs

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass
 from ..compiler import core_ops, graph, shapes
 from ..compiler.passbase import Context, Pass
 from ..compiler.targets import OPSET
+from .expansions import Body, expand
 
 _DOMAIN = "edgec.body"
 _ROUNDS = 4
@@ -26,19 +27,24 @@ class Legalize(Pass):
     after:   y = Reshape(MatMul(…), …)                                                (the standard's function body)
 
     Operators without a body are left for the backend to refuse, with all others that it can't express.
+
+    Options:
+        opset: ONNX targets: the opset whose operators may stay.
     """
 
     name: ClassVar[str] = "legalize"
+    opset: int | None = None
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Inline bodies until nothing more can be. Sub-graphs included."""
-        core = core_ops.core(ctx.target)
-        if core is None:
+        lacks = core_ops.lacking(ctx.target, self.opset)
+        if lacks is None:
             return 0
-        count = 0
+        count, masks = 0, {}  # type: int, dict[tuple[object, ...], ir.Value]
         for _ in range(_ROUNDS):
-            found = [n for n in graph.nodes(model) if n.domain == "" and n.op_type not in core]
-            done = sum(_expand(model, node, ctx) for node in found)
+            found = [n for n in graph.nodes(model) if n.domain == "" and lacks(n)]
+            own = [expand(Body(node, masks, ctx.scratch)) for node in found]
+            done = sum(own) + sum(_expand(model, n, ctx) for n, gone in zip(found, own, strict=True) if not gone)
             if not done:
                 break
             count += done

@@ -9,31 +9,45 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from ...compiler.backend import EmitOptions, Emitted
-from ...compiler.errors import Missing, UsageError
+from ...compiler.errors import Missing, UnsupportedOp
 from ...compiler.session import slim_proto
 from ...compiler.targets import OPSET, Target
+from .spelling import respell, unfit
 from .writer import write
 
-IR_VERSIONS = {25: 11, 24: 11, 23: 11, 22: 10, 21: 10, 20: 9, 19: 9}
-"""Opset → the IR version of the onnx release that introduced it (onnx/helper.py, VERSION_TABLE); older ones: 8."""
-OLDEST = 13
+Tensors = dict[str, ir.TensorProtocol]
+
+IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
+"""Opset → the IR version of the onnx release that introduced it (onnx/helper.py, VERSION_TABLE).
+
+Newer ones: 11, which more runtimes read; all that came after it are element types that edgec does not write.
+"""
+NEWEST_IR = 11
+FUNCTIONS = 15
+"""The oldest opset whose IR version (8) has local functions."""
 
 
 class OnnxBackend:
-    """ONNX at the pinned opset, or down to opset 13 with `--opset`."""
+    """ONNX at the pinned opset, or at the one that `--opset` names."""
 
     def check(self, model: ir.Model, target: Target, options: EmitOptions) -> Sequence[Missing]:
-        """ONNX expresses every model at the pinned opset; at an older one, what can't be converted down."""
-        self._converted(model, options)
-        return []
+        """ONNX expresses every model at the pinned opset; at another, what it lacks."""
+        return _converted(model, options)[2]
 
     def emit(self, model: ir.Model, target: Target, path: Path, options: EmitOptions) -> Emitted:
-        """Write `model` to `path`; weights over 2 GB go into a second file beside it, `<name>.data`."""
-        if options.io != "fp32":
-            raise UsageError("--io fp16 is for Core ML targets; an ONNX file keeps its input and output types")
-        proto, tensors = self._converted(model, options)
+        """Write `model` to `path`; weights over 2 GB go into a second file beside it, `<name>.data`.
+
+        Raises UnsupportedOp with all that the opset can't express, OSError when the files can't be written.
+        """
+        proto, tensors, missing = _converted(model, options)
+        if missing:
+            raise UnsupportedOp(
+                f"the model can't be written at opset {options.opset}:", missing, "Choose a newer opset."
+            )
+        proto.producer_name, proto.producer_version = "edgec", ""
         sidecar = write(proto, tensors, path)
         emitted = Emitted(
             path,
@@ -45,26 +59,64 @@ class OnnxBackend:
             emitted.contract.append(f"weights over 2 GB lie in {sidecar.name}; keep it beside {path.name}")
         return emitted
 
-    def _converted(self, model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
-        proto, tensors = slim_proto(model)
-        proto.producer_name, proto.producer_version = "edgec", ""
-        proto.ir_version = IR_VERSIONS[OPSET]
-        if options.opset is None or options.opset == OPSET:
-            return proto, tensors
-        if not OLDEST <= options.opset <= OPSET:
-            raise UsageError(f"--opset {options.opset}: choose one from {OLDEST} to {OPSET}")
-        if proto.functions:
-            proto = onnx.inliner.inline_local_functions(proto)
-        try:
-            proto = onnx.version_converter.convert_version(proto, options.opset)
-        except Exception as e:
-            why = str(e).strip().splitlines()[-1]
-            raise UsageError(
-                f"--opset {options.opset}: the model can't be written at this opset: {why}. "
-                "Choose a newer one, or -O0, which uses fewer new operators."
-            ) from e
-        proto.ir_version = IR_VERSIONS.get(options.opset, 8)
-        return proto, tensors
+
+def _converted(model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, Tensors, list[Missing]]:
+    """The model at the opset that was asked for, big weights apart, and what that opset can't express."""
+    opset = options.opset or OPSET
+    missing: list[Missing] = []
+    if opset < OPSET:
+        model = _without_functions(model.clone(), opset)
+        missing = respell(model, opset)
+    proto, tensors = slim_proto(model)
+    proto.ir_version = IR_VERSIONS.get(opset, NEWEST_IR)
+    if opset > OPSET:
+        proto, missing = _newer(proto, opset)
+    if opset != OPSET and not missing:
+        missing = _faults(proto, opset)
+    return proto, tensors, missing
+
+
+def _without_functions(model: ir.Model, opset: int) -> ir.Model:
+    """Inline local functions, unless the opset can hold them and has their operators in today's form."""
+    kept = [
+        f
+        for f in model.functions.values()
+        if opset >= FUNCTIONS and not any(why for node in f for why in unfit(node, opset))
+    ]
+    for function in kept:
+        function.opset_imports[""] = opset
+    if len(kept) < len(model.functions):
+        InlinePass(criteria=lambda f: f not in kept)(model)
+    used = {"", *(n.domain for n in model.graph.all_nodes())}
+    for domain in [d for d in model.graph.opset_imports if d not in used]:
+        del model.graph.opset_imports[domain]
+    return model
+
+
+def _newer(proto: onnx.ModelProto, opset: int) -> tuple[onnx.ModelProto, list[Missing]]:
+    """onnx's own converter, which knows the way up."""
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    try:
+        converted = onnx.version_converter.convert_version(proto, opset)
+    except RuntimeError as e:
+        return proto, [Missing("", "model", f"onnx's converter to opset {opset}: {_last_line(e)}")]
+    converted.ir_version = proto.ir_version
+    return converted, []
+
+
+def _faults(proto: onnx.ModelProto, opset: int) -> list[Missing]:
+    """What strict inference at that opset finds wrong: types and attributes that no table here knows of."""
+    try:
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
+        return [Missing("", "model", f"not valid at opset {opset}: {_last_line(e)}")]
+    return []
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 BACKEND = OnnxBackend()
