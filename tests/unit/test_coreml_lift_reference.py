@@ -258,28 +258,33 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def lstm(x: Array, h: Array, c: Array, w: Array, r: Array, bias: Array, p: Array, acts: list[str]) -> tuple[Array, ...]:
+def lstm(
+    x: Array, h: Array, c: Array, w: Array, r: Array, bias: Array, p: Array, acts: list[str], clip: float
+) -> tuple[Array, ...]:
     """Gates i, f, o, z; returns all states, the last state and the last cell."""
     gate, cell, out = (ACTIVATIONS[a] for a in acts)
     states = []
     for step in x:
         i, forget, o, z = np.split(step @ w.T + h @ r.T + bias, 4, axis=-1)
         pi, pf, po = np.split(p, 3)
-        c = gate(forget + pf * c) * c + gate(i + pi * c) * cell(z)
+        c = np.clip(gate(forget + pf * c) * c + gate(i + pi * c) * cell(z), -clip, clip)
         h = gate(o + po * c) * out(c)
         states.append(h)
     return np.stack(states), h, c
 
 
+@pytest.mark.parametrize("clip", [math.inf, 0.25])
 @pytest.mark.parametrize("sequence", [True, False])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_lstm(direction: str, sequence: bool, tmp_path: Path) -> None:
+def test_lstm(direction: str, sequence: bool, clip: float, tmp_path: Path) -> None:
     s, b, n, hidden = 5, 2, 3, 4
     d = 2 if direction == "bidirectional" else 1
     x, h, c = f(s, b, n), f(b, d * hidden), f(b, d * hidden)
     weights = [[f(4 * hidden, n), f(4 * hidden, hidden), f(4 * hidden), f(3 * hidden)] for _ in range(d)]
     acts = ["hard_sigmoid", "tanh", "scaled_tanh"]
     fixed: dict[str, Any] = {"direction": direction, "output_sequence": sequence}
+    if math.isfinite(clip):
+        fixed["clip"] = np.float32(clip)
     fixed.update(zip(("recurrent_activation", "cell_activation", "activation"), acts, strict=True))
     for suffix, values in zip(("", "_back"), weights, strict=False):
         names = ("weight_ih", "weight_hh", "bias", "peephole")
@@ -288,7 +293,7 @@ def test_lstm(direction: str, sequence: bool, tmp_path: Path) -> None:
     for k, values in enumerate(weights):
         backwards = direction == "reverse" or k == 1
         part = slice(k * hidden, (k + 1) * hidden)
-        states, last, cell = lstm(x[::-1] if backwards else x, h[:, part], c[:, part], *values, acts)
+        states, last, cell = lstm(x[::-1] if backwards else x, h[:, part], c[:, part], *values, acts, clip)
         results.append((states[::-1] if k == 1 else states, last, cell))
     states, last, cell = (np.concatenate(parts, -1) for parts in zip(*results, strict=True))
     expected = [states if sequence else last[None], last, cell]

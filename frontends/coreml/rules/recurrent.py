@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..call import Call, Result, Unsupported, rule
+from ..graph import FLOAT, Builder
 
 # Activation → ONNX name, alpha, beta (None: ONNX has no such parameter). Parameters: those of coremltools' tests.
 _ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
@@ -90,9 +91,9 @@ def lstm(o: Call) -> Result:
     direction = _direction(o)
     tails = ("", "_back") if direction == "bidirectional" else ("",)
     hidden, order = o.shape("weight_hh")[1], (0, 2, 1, 3)
-    if o.has("clip"):
-        raise Unsupported("it clips the cell state, which ONNX's LSTM can't express")
     names = [o.text("recurrent_activation", "sigmoid"), o.text("cell_activation", "tanh"), o.text("activation", "tanh")]
+    if o.has("clip"):
+        return _clipped_lstm(o, direction, tails, names)
     peepholes = None
     if any(o.has("peephole" + t) for t in tails):
         zero = o.b.constant(np.zeros((1, 3 * hidden), np.float32))
@@ -111,6 +112,63 @@ def lstm(o: Call) -> Result:
         {"hidden_size": hidden, "direction": direction, **_activations(names, len(tails))}, 3,
     )
     return _results(o, outputs, len(tails), hidden, direction == "reverse")
+
+
+# Activation → ONNX operator and attributes, for recurrences that are written out.
+_OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
+    "sigmoid": ("Sigmoid", {}), "tanh": ("Tanh", {}), "relu": ("Relu", {}), "linear": ("Identity", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
+    "sigmoid_hard": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), "scaled_tanh": ("Tanh", {}),
+}
+
+
+def _clipped_lstm(o: Call, direction: str, tails: Sequence[str], names: Sequence[str]) -> list[ir.Value]:
+    """An LSTM whose cell state is clipped each step, which ONNX's operator can't do, as a Scan for each direction."""
+    unknown = [n for n in names if n not in _OPERATORS]
+    if unknown:
+        raise Unsupported(f"activation '{unknown[0]}' is none of {', '.join(_OPERATORS)}")
+    results = [_scan(o, k, tail, names, direction) for k, tail in enumerate(tails)]
+    last, cell, sequence = (
+        p[0] if len(p) == 1 else o.b.op("Concat", *p, axis=-1) for p in zip(*results, strict=True)
+    )
+    return [sequence if o.flag("output_sequence") else o.b.op("Unsqueeze", last, o.b.ints([0])), last, cell]
+
+
+def _scan(o: Call, index: int, tail: str, names: Sequence[str], direction: str) -> list[ir.Value]:
+    """One direction: last state, last cell, all states (in order of processing, for the second direction of input)."""
+    b, hidden = o.b, o.shape("weight_hh")[1]
+    recurrent = b.op("Transpose", o.value("weight_hh" + tail), perm=[1, 0])
+    gates = b.op("MatMul", o.value(), b.op("Transpose", o.value("weight_ih" + tail), perm=[1, 0]))
+    if o.has("bias" + tail):
+        gates = b.op("Add", gates, o.value("bias" + tail))
+    peepholes: list[ir.Value] | None = None
+    if o.has("peephole" + tail):
+        peepholes = b.nodes_of("Split", [o.value("peephole" + tail)], {"axis": 0, "num_outputs": 3}, 3)
+    part = [index * hidden], [(index + 1) * hidden], [1]
+    state, cell = (b.slice(o.value(name), *part) for name in ("initial_h", "initial_c"))
+    inner = Builder(b)
+    step = [ir.Value(name=b.names.fresh(f"{o.name}.step"), type=ir.TensorType(FLOAT)) for _ in range(3)]
+    total = inner.op("Add", step[2], inner.op("MatMul", step[0], recurrent))
+    i, forget, out, new = inner.nodes_of("Split", [total], {"axis": -1, "num_outputs": 4}, 4)
+
+    def activated(which: int, value: ir.Value, peephole: int | None = None, seen: ir.Value | None = None) -> ir.Value:
+        if peepholes is not None and peephole is not None:
+            value = inner.op("Add", value, inner.op("Mul", peepholes[peephole], seen))
+        op, attributes = _OPERATORS[names[which]]
+        return inner.op(op, value, **attributes)
+
+    kept = inner.op("Mul", activated(0, forget, 1, step[1]), step[1])
+    added = inner.op("Mul", activated(0, i, 0, step[1]), activated(1, new))
+    limit = o.number("clip")
+    after = inner.op("Clip", inner.op("Add", kept, added), b.number(-limit), b.number(limit))
+    result = inner.op("Mul", activated(0, out, 2, after), activated(2, after))
+    outputs = [result, after, inner.op("Identity", result)]
+    body = ir.Graph(step, outputs, nodes=inner.nodes, name=b.names.fresh(f"{o.name}.scan"))
+    backwards = int(direction == "reverse" or index == 1)
+    attributes = {
+        "body": body, "num_scan_inputs": 1, "scan_input_directions": [backwards], "scan_output_directions": [index],
+    }
+    return b.nodes_of("Scan", [state, cell, gates], attributes, 3)
 
 
 @rule("gru")
