@@ -15,6 +15,9 @@ from .layouts import Size
 HIDES = -1e4
 """Scores set to this, or less, get a weight of exactly 0 in float32 beside any score that is not itself hidden."""
 
+LOWEST = -1e30
+"""Below this, a score is lost in what is added to it, and onnxruntime takes the key for hidden."""
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -42,7 +45,7 @@ class Masks:
         rows, columns = (_size(value, at) for value, at in (q, k))
         rest = [m for m in masks if not _is_causal(m, rows, columns)]
         causal = len(rest) < len(masks)
-        if any(m.kind != "add" and not _leaves_a_key(m) for m in rest):
+        if any(_may_hide_all(m) for m in rest):
             self.ctx.note(
                 "where a mask hides every key, Attention gives 0 (written out: NaN, or the mean of the values)"
             )
@@ -175,6 +178,12 @@ def _is_causal(mask: Mask, rows: Size | None, columns: Size | None) -> bool:
     return kept is not None and bool(np.array_equal(kept.reshape(rows, rows), np.tri(rows, dtype=bool)))
 
 
-def _leaves_a_key(mask: Mask) -> bool:
+def _may_hide_all(mask: Mask) -> bool:
+    """Whether some query may be left without a key; what is added hides only where it is as good as -inf."""
     kept = _array(mask)
-    return kept is not None and kept.ndim > 0 and bool(kept.any(axis=-1).all())
+    if kept is not None:
+        return not (kept.ndim and bool(kept.any(axis=-1).all()))
+    if mask.kind != "add":
+        return True
+    chosen = g.producer(mask.value, "Where")
+    return chosen is not None and any((g.scalar(v) or 0.0) < LOWEST for v in chosen.inputs[1:])

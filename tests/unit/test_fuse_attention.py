@@ -100,6 +100,20 @@ def test_causal_with_padding_keeps_the_padding_mask() -> None:
     assert ops(fused) == {"Expand": 1, "Attention": 1}
 
 
+@pytest.mark.parametrize(("mask", "told"), [("deep", True), ("zero", False)])
+def test_masks_that_may_hide_every_key_are_told(mask: str, told: bool) -> None:
+    """[batch, 1, queries, keys] chosen from 0 and the lowest float, as newer exports write boolean masks."""
+    body = KT + f"a = MatMul(q, kt) b = Div(a, root) p = Where(m, zero, {mask}) s = Add(b, p) " + TAIL
+    keep = np.ones((2, 1, 6, 6), bool)
+    keep[..., 1] = False
+    inputs = {n: np.random.default_rng(1).standard_normal((2, 4, 6, 8), np.float32) for n in "qkv"}
+    ctx = context()
+    text = model(body, f"{QKV}, bool[2,1,6,6] m", f"{HEADS} y")
+    fused = check_pass(text, FuseAttention(), rewrites=1, inputs={**inputs, "m": keep}, ctx=ctx)
+    assert ops(fused) == {"Where": 1, "Attention": 1}
+    assert any("hides every key" in n for n in ctx.notes) == told
+
+
 def test_the_guard_of_a_safe_softmax_goes() -> None:
     body = KT + "a = MatMul(q, kt) b = Div(a, root) s = Where(m, b, hidden) w0 = Softmax(s) n = IsNaN(w0) "
     body += "w = Where(n, zero, w0) y = MatMul(w, v)"
