@@ -76,6 +76,8 @@ class FoldConstants(Pass):
             return False
         if node.op_type == "Identity" and node.outputs[0].is_graph_output():
             return False
+        if not all(isinstance(o.type, ir.TensorType) and o.type.dtype not in _NOT_IN_NUMPY for o in node.outputs):
+            return False
         return not (node.op_type == "Cast" and _rounds(node))
 
     def _allowance(self, node: ir.Node, folded: dict[ir.Node, None]) -> int:
@@ -107,6 +109,9 @@ class FoldConstants(Pass):
 
 
 _NEVER = frozenset({"Constant", "DequantizeLinear", "DynamicQuantizeLinear", "Loop", "If", "Scan", "QuantizeLinear"})
+
+_NOT_IN_NUMPY = frozenset(t for t in ir.DataType if t.name.startswith(("BFLOAT", "FLOAT8", "FLOAT4", "INT4", "UINT4")))
+"""Types that onnxruntime doesn't hand out as numpy arrays."""
 
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "Resize", "OneHot", "CenterCropPad"})
 """Operators whose result can be much bigger than what they read."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ..compiler import graph
 from ..compiler.passbase import Context, Pass
 from ..compiler.shape_values import LAST, slice_args
+from .nested import NESTED
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class RemoveNoOps(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         count = 0
         for node in graph.nodes(model):
-            if node.op_type in _CONTINUE and node.domain == "":
-                count += _CONTINUE[node.op_type](model.graph, node)
+            if node.op_type in NESTED and node.domain == "":
+                count += NESTED[node.op_type](model.graph, node)
             rule = _RULES.get(node.op_type) if node.domain == "" else None
             source = rule(node) if rule is not None else None
             if source is not None and _bypass(node, source):
@@ -54,54 +55,6 @@ def _bypass(node: ir.Node, source: ir.Value) -> bool:
         graph.replace_value(out, source)
     graph.remove_upwards(node)
     return True
-
-
-def _flatten_concat(main: ir.Graph, node: ir.Node) -> int:
-    """Concat of Concats along the same axis is one; parts of length 0 are none."""
-    axis, rank = graph.attr(node, "axis"), graph.rank(node.outputs[0])
-    if rank is None:
-        return 0
-    parts: list[ir.Value | None] = []
-    for value in node.inputs:
-        inner = graph.producer(value, "Concat")
-        dims = graph.shape(value)
-        if inner is not None and graph.used_once(value or node.outputs[0]) and inner.graph is node.graph and (
-            graph.attr(inner, "axis") % rank == axis % rank
-        ):
-            parts += inner.inputs
-        elif dims is None or dims[axis % rank] != 0:
-            parts.append(value)
-    if len(parts) == len(node.inputs) or not parts:
-        return 0
-    old = list(node.inputs)
-    node.resize_inputs(len(parts))
-    for i, value in enumerate(parts):
-        node.replace_input_with(i, value)
-    for value in old:
-        if value is not None and (inner := graph.producer(value, "Concat")) is not None:
-            graph.remove([inner])
-    return 1
-
-
-def _merge_slices(main: ir.Graph, node: ir.Node) -> int:
-    """Slice of a Slice along other axes is one Slice."""
-    inner = graph.producer(node.inputs[0], "Slice")
-    rank = graph.rank(node.inputs[0])
-    if inner is None or rank is None or not graph.used_once(inner.outputs[0]):
-        return 0
-    one, two = slice_args(inner), slice_args(node)
-    if one is None or two is None or {a % rank for a in one[2]} & {a % rank for a in two[2]}:
-        return 0
-    node.resize_inputs(5)
-    node.replace_input_with(0, inner.inputs[0])
-    for i, (a, b) in enumerate(zip(one, two, strict=True)):
-        node.replace_input_with(i + 1, graph.initializer(main, np.array(a + b, np.int64), "slice"))
-    graph.remove([inner])
-    return 1
-
-
-_CONTINUE: dict[str, Callable[[ir.Graph, ir.Node], int]] = {"Concat": _flatten_concat, "Slice": _merge_slices}
-"""What goes on where the same operator before it left off."""
 
 
 def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgec.compiler import graph
+from edgec.compiler import graph, shapes
 from edgec.passes.fold_constants import FoldConstants
 from passcheck import check_pass, context, ops
 
@@ -52,7 +52,7 @@ def test_spooled_weight_is_reshaped_where_it_lies() -> None:
     )
     w = graph.initializer(m.graph, np.ones((256, 1024), np.float32), "w", ctx.scratch)
     m.graph[0].replace_input_with(0, w)
-    m.graph[0].outputs[0].shape = ir.Shape([512, 512])
+    shapes.infer(m)
     assert FoldConstants().run(m, ctx) == 1
     tensor = m.graph[0].inputs[1].const_value
     assert isinstance(tensor, ir.ExternalTensor) and isinstance(w.const_value, ir.ExternalTensor)
@@ -119,7 +119,14 @@ def test_operator_without_a_kernel_is_kept_and_noted() -> None:
     m = ir.from_onnx_text(HEAD + """(float[1,1,2,2] x) => (float[1,1,2,2] y)
         <float[1,1,2,2] w = {1.0, 2.0, 3.0, 4.0}, float[1,5] r = {0.0, 0.0, 0.0, 1.0, 1.0}, float u = {4.0}>
         { a = MaxRoiPool<pooled_shape=[2,2]>(w, r) s = Sqrt(u) b = Mul(x, s) y = Add(a, b) }""")
+    shapes.infer(m)
     ctx = context()
     assert FoldConstants().run(m, ctx) == 1
     assert ops(m) == {"MaxRoiPool": 1, "Mul": 1, "Add": 1}
     assert any("MaxRoiPool" in note for note in ctx.notes)
+
+
+def test_sequences_are_not_constants() -> None:
+    body = """(float[2] x) => (float[2] y) <float[2] w = {4.0, 9.0}, int64 i = {0}>
+        { s = SequenceConstruct(w, w) a = SequenceAt(s, i) y = Mul(x, a) }"""
+    check_pass(HEAD + body, FoldConstants(), rewrites=0)
