@@ -47,7 +47,7 @@ class Role:
         state: whether it is the state of a recurrent layer or a cache.
         positive: whether a logarithm or a root is taken of it.
         size: whether it becomes a shape, a count or a slice bound.
-        length: whether it counts the valid elements of a sequence.
+        length: whether it counts the valid elements of a sequence, of `longest` elements if that is known.
         compared: constants that it is compared with for equality (the sample rates a speech model knows).
     """
 
@@ -60,6 +60,7 @@ class Role:
     positive: bool = False
     size: bool = False
     length: bool = False
+    longest: int | None = None
     compared: list[float] = field(default_factory=list)
 
     def index(self, bound: float, low: float) -> None:
@@ -212,6 +213,14 @@ def _mark(name: str) -> Callable[[Role, _Step, ir.Node], None]:
     return use
 
 
+def _sequence_length(found: Role, step: _Step, node: ir.Node) -> None:
+    found.length = True
+    dims = shape(node.inputs[0])
+    steps = dims[1 if attr(node, "layout", 0) else 0] if dims else None
+    if isinstance(steps, int):
+        found.longest = steps if found.longest is None else min(found.longest, steps)
+
+
 def _attention_mask(found: Role, step: _Step, node: ir.Node) -> None:
     mask = node.inputs[3]
     is_float = mask is not None and mask.dtype != ir.DataType.BOOL
@@ -235,7 +244,7 @@ _USES: dict[tuple[str, int], Callable[[Role, _Step, ir.Node], None]] = {
     ("Log", 0): _mark("positive"),
     ("Sqrt", 0): _mark("positive"),
     **{(op, i): _mark("state") for op, i in (("LSTM", 5), ("LSTM", 6), ("GRU", 5), ("RNN", 5))},
-    **{(op, 4): _mark("length") for op in ("LSTM", "GRU", "RNN")},
+    **{(op, 4): _sequence_length for op in ("LSTM", "GRU", "RNN")},
     **{("Attention", i): _mark("state") for i in (4, 5)},
     ("Attention", 6): _mark("length"),
     **{

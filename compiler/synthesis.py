@@ -202,7 +202,7 @@ def _integers(
     if RATE_NAME.search(name) and single:
         return np.full(dims, 16000)
     if found.length:
-        return np.full(dims, longest)
+        return np.full(dims, found.longest or longest)
     if found.size:
         return np.ones(dims, np.int64)
     if kind.bitwidth <= 8:

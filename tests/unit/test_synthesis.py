@@ -192,3 +192,31 @@ def test_a_free_batch_is_cut_to_bounded_pieces() -> None:
     m = model("agraph (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
     pieces = [r["x"] for r in batches({"x": np.arange(450, dtype=np.float32).reshape(150, 3)}, m)]
     assert [len(p) for p in pieces] == [64, 64, 22]
+
+
+def test_a_padding_mask_marks_what_is_ignored() -> None:
+    m = model(ATTENTION.format(kind="bool", dims="1,6", name="key_padding_mask",
+                               make="u = Unsqueeze(key_padding_mask, ax) z = Where(u, low, s)"))  # fmt: skip
+    for seed in range(5):
+        x = synthesise(m, seed)["key_padding_mask"]
+        assert not x.all(-1).any(), "a row without any key"
+
+
+def test_lengths_and_sizes() -> None:
+    m = model("""agraph (float[5,2,4] x, float[1,12,4] w, float[1,12,3] r, int32[2] lens, float[1,2,3] h0)
+    => (float[5,1,2,3] y)
+    { y = GRU<hidden_size=3>(x, w, r, , lens, h0) }""")
+    x = synthesise(m)
+    assert set(x["lens"]) <= {1, 2, 3, 4, 5} and np.abs(x["h0"]).max() < 1
+    run(m, x)
+    sizes = model("agraph (float[2,6] x, int64[1] k) => (float[2,K] v, int64[2,K] i) { v, i = TopK(x, k) }")
+    assert synthesise(sizes)["k"].tolist() == [1]
+    run(sizes, synthesise(sizes))
+
+
+def test_a_one_hot_encoding_by_hand_gives_the_range() -> None:
+    table = ",".join(map(str, range(20)))
+    m = model(f"""agraph (int32[1,50] x) => (float[1,50,20] y) <int32[20] t = {{{table}}}, int64[1] ax = {{2}}>
+    {{ u = Unsqueeze(x, ax) e = Equal(u, t) y = Cast<to=1>(e) }}""")
+    values = np.concatenate([synthesise(m, s)["x"].reshape(-1) for s in range(5)])
+    assert values.min() == 0 and values.max() == 19
