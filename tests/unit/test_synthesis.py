@@ -203,7 +203,7 @@ def test_a_padding_mask_marks_what_is_ignored() -> None:
 
 
 def test_lengths_and_sizes() -> None:
-    m = model("""agraph (float[5,2,4] x, float[1,12,4] w, float[1,12,3] r, int32[2] lens, float[1,2,3] h0)
+    m = model("""agraph (float[5,2,4] x, float[1,9,4] w, float[1,9,3] r, int32[2] lens, float[1,2,3] h0)
     => (float[5,1,2,3] y)
     { y = GRU<hidden_size=3>(x, w, r, , lens, h0) }""")
     x = synthesise(m)
