@@ -138,13 +138,13 @@ def _drop_default_inputs(model: ir.Model) -> None:
 
 
 def _name_dimensions(model: ir.Model) -> None:
-    """Free dimensions of inputs get names, so that they can be told apart; -1 is not a size."""
+    """Free dimensions of inputs get names, so that they can be told apart; -1 is not a size, ? not a name."""
     for value in model.graph.inputs:
         if value.shape is not None:
             value.shape = ir.Shape(
                 [
                     d
-                    if (isinstance(d, int) and d >= 0) or (not isinstance(d, int) and d.value)
+                    if (isinstance(d, int) and d >= 0) or (not isinstance(d, int) and d.value not in (None, "", "?"))
                     else f"{value.name}_{i}"
                     for i, d in enumerate(value.shape)
                 ]
