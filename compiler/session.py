@@ -16,6 +16,10 @@ import onnx_ir as ir
 from .errors import ModelError
 from .protos import PLACE, bare_proto, is_big
 
+NO_KERNEL = ("Attention", "CastLike")
+"""Operators that onnxruntime 1.32 has no kernel for at the pinned opset; CastLike is in the definition of Attention."""
+
+
 @contextlib.contextmanager
 def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
     """While inside, big initializers of the main graph point into a file that need not exist. Yields the real ones.
@@ -113,13 +117,14 @@ class Session:
 def _runnable(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
     """The model as onnxruntime gets it, and its big weights.
 
-    onnxruntime has no kernel for Attention of opset 25: it would put the operator's definition behind all other nodes,
-    which then run first and keep what they make. So it is written out here, in its place.
+    What onnxruntime has no kernel for it would write out behind all other nodes, which then run first and keep what
+    they make. So that is written out here, in its place.
     """
-    attention = any(n.op_type == "Attention" and n.domain == "" for n in model.graph.all_nodes())
-    proto, tensors = bare_proto(model, lambda n: attention or n.graph is not model.graph)
-    if attention:
-        proto = onnx.inliner.inline_selected_functions(proto, [("", "Attention")], inline_schema_functions=True)
+    inline = any(n.op_type in NO_KERNEL and n.domain == "" for n in model.graph.all_nodes())
+    proto, tensors = bare_proto(model, lambda n: inline or n.graph is not model.graph)
+    if inline:
+        wanted = [("", op) for op in NO_KERNEL]
+        proto = onnx.inliner.inline_selected_functions(proto, wanted, inline_schema_functions=True)
     return proto, tensors
 
 
