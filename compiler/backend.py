@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,8 @@ class Emitted:
     """Intermediate value of the model → its name in the file, where both can be told; for probes of operators."""
     sidecars: list[Path] = field(default_factory=list)
     """Files that belong beside `path`: weights over 2 GB."""
+    renamed: Callable[[Path], None] | None = None
+    """Writes `path` under another name, so that it names its sidecars, which are called after it, by theirs."""
 
 
 class Backend(Protocol):

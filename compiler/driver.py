@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +18,10 @@ from . import freeze, pipelines, proof
 from .backend import EmitOptions, Emitted
 from .cost import stats
 from .data import Samples
-from .errors import EdgecError, Missing, ModelError, UnsupportedOp, UsageError, VerifyFailed
+from .errors import Missing, ModelError, UnsupportedOp, VerifyFailed
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
+from .place import place
 from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
 from .targets import Target, find_target
@@ -65,13 +64,23 @@ class Compilation:
         return self.report.proof
 
     def save(self, path: str | Path) -> Path:
-        """Put the compiled file at `path`, replacing what is there only once the new one is whole."""
-        target = Path(path)
-        for extra in self.emitted.sidecars:
-            _place(extra, target.parent / extra.name)
-        saved = _place(self.path, target)
-        self.report.output = str(saved)
-        return saved
+        """Put the compiled file at `path`, replacing what is there only once the new one is whole.
+
+        Weights over 2 GB go beside it. Raises EdgecError where it can't be written.
+        """
+        target, made, old = Path(path), self.path, self.path.name
+        if self.emitted.sidecars and target.name != old:
+            assert self.emitted.renamed is not None
+            made = self._scratch.dir / target.name
+            self.emitted.renamed(made)
+        extras = [(e, target.parent / (target.name + e.name.removeprefix(old))) for e in self.emitted.sidecars]
+        # The first save moves the file out of the temporary folder; it stays where it is when saved once more.
+        place([*extras, (made, target)], keep=bool(self.report.output))
+        self.emitted.sidecars = [moved for _, moved in extras]
+        self.path = self.emitted.path = target
+        self.report.contract = [line.replace(old, target.name) for line in self.report.contract]
+        self.report.output = str(target)
+        return target
 
     def close(self) -> None:
         """Remove the temporary files. The model's big tensors lie in them: don't use `model` afterwards."""
@@ -213,7 +222,7 @@ def compile(
         report.peak_bytes = peak_bytes()
         report.versions = versions()
         if report.proof is not None and not report.proof.ok:
-            raise VerifyFailed(proof.failure(report))
+            raise VerifyFailed(proof.failure(report), report)
         return Compilation(model, report, emitted.path, emitted, scratch)
     except BaseException:
         scratch.close()
@@ -246,7 +255,7 @@ def verify(
     inputs: Inputs | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Comparison:
-    """Do two models compute the same? Any two that a frontend can load; inputs and outputs are matched by name, else by order.
+    """Do two models compute the same? Any two that a frontend can load; ports are matched by name, else by order.
 
     Raises ModelError when the interfaces can't be matched.
     """
@@ -283,39 +292,6 @@ def _name(source: Source) -> str:
 
 def _stem(source: Source) -> str:
     return Path(source).stem if isinstance(source, str | Path) else type(source).__name__.lower()
-
-
-def _place(made: Path, target: Path) -> Path:
-    """Move a file or folder to its place: what is there stays until the new one is complete beside it."""
-    if not target.parent.is_dir():
-        raise UsageError(f"can't write {target}: there is no folder {target.parent}")
-    aside = target.parent / f".{target.name}.edgec-{os.getpid()}"
-    try:
-        try:
-            made.rename(aside)
-        except OSError:
-            (shutil.copytree if made.is_dir() else shutil.copy2)(made, aside)
-        if target.is_dir() and not target.is_symlink():
-            old = target.parent / f".{target.name}.old-{os.getpid()}"
-            target.rename(old)
-            aside.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            aside.replace(target)
-    except OSError as e:
-        _discard(aside)
-        raise EdgecError(f"can't write {target}: {e.strerror or e}") from e
-    except BaseException:
-        _discard(aside)
-        raise
-    return target
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def peak_bytes() -> int:

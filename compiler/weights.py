@@ -24,9 +24,14 @@ def release(model: ir.Model) -> None:
     Pages of a mapped file count as the process's memory until it is short; a peak would be the sum of all states.
     """
     for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and hasattr(mmap, "MADV_DONTNEED"):
-            tensor.raw.madvise(mmap.MADV_DONTNEED)
+        if value.const_value is not None:
+            release_tensor(value.const_value)
+
+
+def release_tensor(tensor: ir.TensorProtocol) -> None:
+    """Give back the memory of the file that a mapped tensor lies in."""
+    if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and hasattr(mmap, "MADV_DONTNEED"):
+        tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
 class Scratch:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
@@ -15,8 +14,8 @@ from ...compiler.backend import EmitOptions, Emitted
 from ...compiler.errors import Missing, UnsupportedOp
 from ...compiler.session import slim_proto
 from ...compiler.targets import OPSET, Target
-from .spelling import respell, unfit
-from .writer import write
+from .spelling import respell
+from .writer import renamed, write
 
 Tensors = dict[str, ir.TensorProtocol]
 
@@ -26,8 +25,6 @@ IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 2
 Newer ones: 11, which more runtimes read; all that came after it are element types that edgec does not write.
 """
 NEWEST_IR = 11
-FUNCTIONS = 15
-"""The oldest opset whose IR version (8) has local functions."""
 
 
 class OnnxBackend:
@@ -57,6 +54,7 @@ class OnnxBackend:
         if sidecar is not None:
             emitted.sidecars.append(sidecar)
             emitted.contract.append(f"weights over 2 GB lie in {sidecar.name}; keep it beside {path.name}")
+            emitted.renamed = lambda other: renamed(emitted.path, other)
         return emitted
 
 
@@ -64,8 +62,9 @@ def _converted(model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, 
     """The model at the opset that was asked for, big weights apart, and what that opset can't express."""
     opset = options.opset or OPSET
     missing: list[Missing] = []
+    if opset != OPSET:
+        model = _without_functions(model.clone())
     if opset < OPSET:
-        model = _without_functions(model.clone(), opset)
         missing = respell(model, opset)
     proto, tensors = slim_proto(model)
     proto.ir_version = IR_VERSIONS.get(opset, NEWEST_IR)
@@ -76,27 +75,16 @@ def _converted(model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, 
     return proto, tensors, missing
 
 
-def _without_functions(model: ir.Model, opset: int) -> ir.Model:
-    """Inline local functions, unless the opset can hold them and has their operators in today's form."""
-    kept = [
-        f
-        for f in model.functions.values()
-        if opset >= FUNCTIONS and not any(why for node in f for why in unfit(node, opset))
-    ]
-    for function in kept:
-        function.opset_imports[""] = opset
-    if len(kept) < len(model.functions):
-        InlinePass(criteria=lambda f: f not in kept)(model)
-    used = {"", *(n.domain for n in model.graph.all_nodes())}
-    for domain in [d for d in model.graph.opset_imports if d not in used]:
+def _without_functions(model: ir.Model) -> ir.Model:
+    """Local functions inlined: converters of opsets, ours included, lose them."""
+    InlinePass()(model)
+    for domain in set(model.graph.opset_imports) - {"", *(n.domain for n in model.graph.all_nodes())}:
         del model.graph.opset_imports[domain]
     return model
 
 
 def _newer(proto: onnx.ModelProto, opset: int) -> tuple[onnx.ModelProto, list[Missing]]:
     """onnx's own converter, which knows the way up."""
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
     except RuntimeError as e:

@@ -123,7 +123,7 @@ def _resize(node: ir.Node, opset: int) -> None:
         if given is None or given.size == 0:
             continue
         for axis, value in zip(axes, given, strict=True):
-            whole[axis] = value  # type: ignore[call-overload]
+            whole[axis] = value
         if not all(isinstance(d, int | float | np.number) for d in whole):
             return
         graph = node.graph

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+
+from ...compiler.place import data_file
+from ...compiler.weights import release_tensor
 
 LIMIT = (1 << 31) - (1 << 20)
 """Protobuf messages end at 2 GiB; a megabyte is kept for the rest."""
@@ -48,7 +52,7 @@ def write(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol], path
 def _write_external(
     proto: onnx.ModelProto, big: list[onnx.TensorProto], tensors: Mapping[str, ir.TensorProtocol], path: Path
 ) -> Path:
-    data = path.with_name(path.name + ".data")
+    data = data_file(path)
     with data.open("wb") as out:
         for tensor in big:
             offset = -(-out.tell() // ALIGN) * ALIGN
@@ -59,6 +63,16 @@ def _write_external(
                 tensor.external_data.add(key=key, value=str(value))
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return data
+
+
+def renamed(path: Path, target: Path) -> None:
+    """Write a model whose weights lie in `<name>.data` to `target`, for weights that lie in `<name of target>.data`."""
+    proto = onnx.ModelProto.FromString(path.read_bytes())
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == data_file(path).name:
+                entry.value = data_file(target).name
+    target.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _tensor_head(tensor: onnx.TensorProto, size: int) -> bytes:
@@ -80,8 +94,9 @@ def _key(field: int, size: int) -> bytes:
 
 
 def _put(tensor: ir.TensorProtocol, out: BinaryIO) -> None:
+    """Write the bytes of a tensor and let go of the memory that reading them took."""
     if tensor.dtype.bitwidth < 8 or sys.byteorder != "little":
         out.write(tensor.tobytes())
     else:
-        array = tensor.numpy()
-        out.write(array.data if array.flags["C_CONTIGUOUS"] else array.tobytes())
+        out.write(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
+    release_tensor(tensor)

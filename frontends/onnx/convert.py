@@ -27,7 +27,7 @@ def to_pinned_opset(proto: onnx.ModelProto, opset: int) -> ir.Model:
             proto.opset_import.add(domain="", version=opset)
     if found < OLDEST:
         raise ModelError(f"opset {found} is older than {OLDEST}; export again with opset_version={OLDEST} or newer")
-    if proto.functions and not _ours(proto):
+    if proto.functions and (found != opset or not _ours(proto)):
         proto = onnx.inliner.inline_local_functions(proto)
     if found != opset:
         proto = _convert(proto, found, opset)
