@@ -109,6 +109,8 @@ class Builder:
     def _new_constant(self, constant: Constant) -> Var:
         if constant.size <= INLINE or constant.dtype.kind not in "fiub":
             return self._parameter(constant.numpy())
+        if constant.dtype == I32:
+            constant.numpy()  # An integer that doesn't fit must be found now, with its node at hand.
         var = self.mil.mb.const(val=np.broadcast_to(np.zeros((), constant.dtype), constant.shape))
         self.weights[var] = constant
         return var

@@ -19,6 +19,9 @@ INTEGERS = frozenset({
 MAX_RANK = 5
 """Core ML's tensors have at most five dimensions."""
 
+ORDER_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity"})
+"""Operators that take a value of more dimensions, held in another shape with its elements in the same order."""
+
 
 def is_static(value: ir.Value) -> bool:
     """Whether the shape is known and fixed."""
@@ -44,6 +47,14 @@ def check_input(value: ir.Value) -> Missing | None:
     return None
 
 
+def check_output(value: ir.Value) -> Missing | None:
+    """Why a model output can't be one of Core ML's; None when it can."""
+    if value.shape is not None and len(value.shape) > MAX_RANK:
+        why = f"it has {len(value.shape)} dimensions; Core ML's tensors have at most {MAX_RANK}"
+        return Missing("", f"output '{value.name}'", why)
+    return None
+
+
 def check_values(node: ir.Node) -> None:
     """Raise Unlowered for a type or rank that no operator of Core ML takes."""
     for value in (*node.inputs, *node.outputs):
@@ -53,7 +64,7 @@ def check_values(node: ir.Node) -> None:
             raise Unlowered(f"'{value.name}' is bfloat16, whose rounding Core ML has not")
         if value.shape is None:
             continue
-        if len(value.shape) > MAX_RANK:
+        if len(value.shape) > MAX_RANK and node.op_type not in ORDER_ONLY:
             rank = len(value.shape)
             raise Unlowered(f"'{value.name}' has {rank} dimensions; Core ML's tensors have at most {MAX_RANK}")
         if 0 in value.shape.dims and value.const_value is None:

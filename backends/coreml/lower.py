@@ -17,7 +17,7 @@ from ...compiler.errors import Missing, UnsupportedOp
 from ...compiler.targets import Target
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
 from .call import Call, Unlowered
-from .checks import FLOATS, check_attributes, check_input, check_values, is_static
+from .checks import FLOATS, MAX_RANK, check_attributes, check_input, check_output, check_values, is_static
 from .constants import Constant, of_value
 from .interface import Interface
 from .registry import Row, lowerings
@@ -46,7 +46,7 @@ class Lowering:
         graph = self.model.graph
         inputs = [v for v in graph.inputs if v.name not in graph.initializers]
         faults = {v: found for v in inputs if (found := check_input(v))}
-        self.missing += faults.values()
+        self.missing += [*faults.values(), *(m for v in graph.outputs if (m := check_output(v)))]
         fixed = [v for v in inputs if v not in faults]
         self._check_initializers()
         placeholders = self.interface.placeholders(fixed)
@@ -206,7 +206,8 @@ class Lowering:
 
     def _fill(self, value: ir.Value, var: Var) -> Slot:
         expected = self.shape(value) if is_static(value) else None
-        if expected is not None and tuple(var.shape) != expected:
+        loose = expected is not None and len(expected) > MAX_RANK
+        if expected is not None and not loose and tuple(var.shape) != expected:
             raise Unlowered(f"its output '{value.name}' has shape {tuple(var.shape)} instead of {expected}")
         if var not in self.builder.names and var.op is not None and var.op.op_type != "const":
             self.builder.names[var] = value.name or ""

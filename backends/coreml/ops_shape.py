@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from .build import BOOL, I32, Slot, Var
 from .call import Call
+from .checks import MAX_RANK
 from .constants import Constant
 from .ops_elementwise import spread
 from .registry import lowers
@@ -21,7 +22,7 @@ def _reshape(c: Call) -> Any:
     shape, constant = c.out_shape(), c.slot(0).constant
     if constant is not None:
         return Slot(constant=constant.map(f"R{shape}", lambda a: a.reshape(shape), shape))
-    if shape == c.shape():
+    if shape == c.shape() or len(shape) > MAX_RANK:
         return c.same(0)
     return c.reshape(c.x(), shape)
 
@@ -38,7 +39,26 @@ def _transpose(c: Call) -> Any:
             return Slot(affine=packed)
     if list(perm) == sorted(perm):
         return c.same(0)
+    if c.rank() > MAX_RANK:
+        return _transpose_merged(c, perm)
     return c.transpose(c.x(), perm)
+
+
+def _transpose_merged(c: Call, perm: tuple[int, ...]) -> Var:
+    """More dimensions than Core ML has: axes that stay neighbours move as one, those of size one don't count."""
+    shape = c.shape()
+    groups: list[list[int]] = []
+    for axis in (p for p in perm if shape[p] != 1):
+        between = range(groups[-1][-1] + 1, axis) if groups else range(0)
+        if groups and axis > groups[-1][-1] and all(shape[k] == 1 for k in between):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if len(groups) > MAX_RANK:
+        c.missing(f"it moves {len(groups)} dimensions separately; Core ML's tensors have at most {MAX_RANK}")
+    order = sorted(groups)
+    merged = [int(np.prod([shape[a] for a in group])) for group in order]
+    return c.transpose(c.reshape(c.x(), merged or [1]), [order.index(group) for group in groups] or [0])
 
 
 @lowers("Expand", exact=True, floats=(0,))

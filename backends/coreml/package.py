@@ -23,6 +23,8 @@ def write(lowering: Lowering, target: Target, path: Path) -> dict[str, str]:
 
     Raises OSError when the disk is full or not writable.
     """
+    # A program built for one opset and written for another may hold operators in a form that the other doesn't read.
+    assert lowering.function.opset_version == lowering.builder.mil.opset(target.version)
     data = path / "Data"
     (data / MODEL).parent.mkdir(parents=True)
     weights = data / WEIGHTS / "weight.bin"

@@ -137,6 +137,8 @@ MODELS: dict[str, tuple[str, dict[str, np.ndarray]]] = {
              {"k": np.array([-7, 12345, 2, -(2**31)], np.int32)}),
     "stft": ("g (float[1,64,1] x) => (float y) { y = STFT<onesided=1>(x, s, w) }",
              {"s": np.array(8, np.int64), "w": np.hanning(16).astype(np.float32)}),
+    "windows": ("g (float[2,8,12,3] x) => (float y) { a = Reshape(x, s) b = Transpose<perm=[0,1,3,2,4,5]>(a) "
+                "y = Reshape(b, t) }", {"s": np.array([2, 2, 4, 3, 4, 3]), "t": np.array([-1, 16, 3])}),
     "if": ("g (bool[1] c, float[3] x) => (float y) { y = If(c) <then_branch = t () => (float[3] a) { a = Exp(x) }, "
            "else_branch = e () => (float[3] b) { b = Neg(x) }> }", {}),
 }  # fmt: skip
@@ -200,6 +202,7 @@ def test_everything_missing_is_listed_at_once() -> None:
     ("text", "weights", "why"),
     [
         ("g (int32[2] x) => (int64 y) { a = Cast<to=7>(x) y = Add(a, w) }", {"w": np.array([2**40, 1])}, "32 bits"),
+        ("g (int32[100] x) => (int64 y) { a = Cast<to=7>(x) y = Add(a, w) }", {"w": np.full(100, -(2**33))}, "32 bits"),
         ("g (float[1,1,1,1,1,2] x) => (float y) { y = Relu(x) }", {}, "5 dimensions"),
         ("g (float[4] x) => (float y) { b = Cast<to=16>(x) y = Cast<to=1>(b) }", {}, "bfloat16"),
         ("g (float[4] x, int64[1] n) => (float y) { y = Tile(x, n) }", {}, "must be constant"),
