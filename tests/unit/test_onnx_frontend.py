@@ -188,9 +188,11 @@ def test_wrong_declared_shapes_inside_are_forgiven(tmp_path: Path) -> None:
     run(saved(proto, tmp_path / "m.onnx"))
 
 
-def test_free_dimensions_get_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{}, {"dim_param": "?"}, {"dim_value": -1}], ids=["absent", "paddle's", "tf2onnx's"])
+def test_free_dimensions_get_names(tmp_path: Path, how: dict[str, str | int]) -> None:
+    """Each its own: two question marks need not be the same number."""
     proto = make_model()
-    proto.graph.input[0].type.tensor_type.shape.dim[0].Clear()
+    proto.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(onnx.TensorShapeProto.Dimension(**how))  # type: ignore[arg-type]
     model = load(saved(proto, tmp_path / "m.onnx"))
     assert [getattr(d, "value", d) for d in model.graph.inputs[0].shape or ()] == ["x_0", 64]
 
