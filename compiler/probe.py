@@ -42,6 +42,7 @@ class Probe:
     scalars: list[str] = field(default_factory=list)
     _outputs: int = 0
     _constants: dict[float, ir.Value] = field(default_factory=dict)
+    _made: dict[ir.Node, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model) -> Probe:
@@ -56,11 +57,19 @@ class Probe:
         return found | dict(self.model.graph.initializers)
 
     def node(self, op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        """Append a node that computes something of values; returns its first output."""
+        """Add a node that computes something of values; returns its first output.
+
+        It comes right after what it reads: at the end of the graph, every value would have to live until then.
+        """
         # Not ir.node(), which guesses the types of attributes and takes three times as long.
         node = ir.Node("", op, inputs, [ir.AttrInt64(n, a) for n, a in attributes.items()])
         node.outputs[0].name = f"edgec.probe.{len(self.model.graph)}"
-        self.model.graph.append(node)
+        makers = [maker for v in inputs if (maker := v.producer()) is not None]
+        if makers:
+            self.model.graph.insert_after(max(makers, key=lambda n: self._made.get(n, 0)), node)
+        else:
+            self.model.graph.append(node)
+        self._made[node] = len(self._made) + 1
         return node.outputs[0]
 
     def constant(self, number: float) -> ir.Value:
