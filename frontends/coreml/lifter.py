@@ -178,6 +178,9 @@ class _Lifter:
             values = None
         except Poisoned:
             values = None
+        except (ValueError, IndexError, ArithmeticError) as error:
+            what = f"{self.package.path}: the arguments of {op.type} '{name}' do not fit together"
+            raise ModelError(f"{what} ({error}); convert the model again") from error
         for index, output in enumerate(op.outputs):
             value = values[index] if values is not None else None
             kind = declared[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.compiler.errors import ModelError, UnsupportedOp
+from edgec.compiler.errors import EdgecError, ModelError, UnsupportedOp
 from edgec.formats import coremlproto
 from edgec.formats.mlpackage import Package, open_package
 from edgec.frontends import coreml
@@ -163,6 +164,63 @@ def test_a_declared_shape_that_the_operator_does_not_give_is_refused(package: Pa
     opened.spec_path.write_bytes(opened.spec.SerializeToString())
     with pytest.raises(ModelError, match=r"linear '.*' is declared as \[2, 7\], but gives \[2, 8\]"):
         coreml.load(copy)
+
+
+def _mutate(package: Package, rng: random.Random) -> None:
+    """Change one thing in a program: a constant, an argument, or a declared shape."""
+    operations = list(block(package).operations)
+    kind = rng.randrange(4)
+    if kind == 0:
+        constants = [op for op in operations if op.type == "const"]
+        values = rng.choice(constants).attributes["val"].immediateValue.tensor.ints.values
+        if values and rng.random() < 0.5:
+            values[rng.randrange(len(values))] = rng.choice([-5, -1, 0, 1, 7, 1000, -(2**31)])
+        elif values:
+            values.pop()
+    elif kind == 3:
+        tensor = rng.choice(operations).outputs[0].type.tensorType
+        if tensor.dimensions:
+            tensor.dimensions[rng.randrange(len(tensor.dimensions))].constant.size = rng.choice([0, 1, 3, 10**6])
+    else:
+        inputs = rng.choice([op for op in operations if op.inputs]).inputs
+        parameter = rng.choice(sorted(inputs))
+        if kind == 1:
+            del inputs[parameter]
+        else:
+            inputs[parameter].arguments[0].name = rng.choice(operations).outputs[0].name
+
+
+def test_a_mutated_program_is_lifted_or_refused_with_one_message(tmp_path: Path) -> None:
+    import shutil
+
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Builder as mb
+
+    spec = mb.TensorSpec((1, 3, 9, 9))
+
+    @mb.program(input_specs=[spec], opset_version=ct.target.iOS17)
+    def program(x: Any) -> Any:
+        kernel = np.ones((4, 3, 3, 3), np.float32)
+        x = mb.conv(x=x, weight=kernel, strides=[2, 2], pad_type="custom", pad=[1, 1, 0, 0], dilations=[1, 1])
+        x = mb.avg_pool(x=x, kernel_sizes=[2, 2], strides=[1, 1], pad_type="custom", pad=[1, 1, 1, 1], ceil_mode=True)
+        x = mb.slice_by_index(x=mb.transpose(x=x, perm=[0, 2, 3, 1]), begin=[0, 1, 0, 0], end=[1, 3, 2, 4])
+        return mb.reduce_mean(x=mb.reshape(x=x, shape=[2, -1]), axes=[1], keep_dims=True, name="y")
+
+    path = convert(program, "iOS17", tmp_path / "m.mlpackage", pass_pipeline=ct.PassPipeline.EMPTY)
+    coreml.load(path)
+    copy = Path(shutil.copytree(path, tmp_path / "copy.mlpackage"))
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(120):
+        mutant = open_package(path)
+        _mutate(mutant, rng)
+        (copy / "Data/com.apple.CoreML/model.mlmodel").write_bytes(mutant.spec.SerializeToString())
+        try:
+            coreml.load(copy)
+        except EdgecError as error:
+            refused += 1
+            assert "copy.mlpackage" in str(error)
+    assert refused > 60
 
 
 def test_the_old_lookup_table_signature_is_caught_under_a_new_opset(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -41,6 +42,18 @@ def onnx_padding(o: Call, kernel: list[int], strides: list[int]) -> list[int] | 
     return [p[0] for p in pads] + [p[1] for p in pads]
 
 
+def require_windows(o: Call, kernel: Sequence[int], steps: Sequence[int], pads: Sequence[int] | str) -> None:
+    """Refuse windows that can't be: no step forward, or larger than the padded input (onnx's inference aborts then)."""
+    if min([*kernel, *steps], default=1) < 1:
+        raise ValueError(f"kernel {list(kernel)} and strides or dilations {list(steps)} must be positive")
+    if isinstance(pads, str):
+        return
+    n = len(kernel)
+    for size, k, before, after in zip(o.type("x").shape[2:], kernel, pads[:n], pads[n:], strict=True):
+        if size is not None and size + before + after < k:
+            raise ValueError(f"a window of {k} on {size} elements, padded by {before} and {after}")
+
+
 @rule("conv")
 def conv(o: Call) -> Result:
     spatial = o.rank() - 2
@@ -48,6 +61,7 @@ def conv(o: Call) -> Result:
     kernel = list(o.shape("weight")[2:])
     dilated = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = onnx_padding(o, dilated, strides)
+    require_windows(o, dilated, [*strides, *dilations], pads)
     padding = {"auto_pad": pads} if isinstance(pads, str) else {"pads": pads}
     return o.b.op(
         "Conv", o.value(), o.value("weight"), o.optional("bias"),
@@ -61,6 +75,7 @@ def conv_transpose(o: Call) -> Result:
     strides, dilations = o.ints("strides", [1] * spatial), o.ints("dilations", [1] * spatial)
     kernel = list(o.shape("weight")[2:])
     dilated = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    require_windows(o, dilated, [*strides, *dilations], "")
     kind = o.text("pad_type", "valid")
     begins, ends = [0] * spatial, [0] * spatial
     if kind == "custom":

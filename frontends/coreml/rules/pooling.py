@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..call import Call, Result, Unsupported, rule
 from ..values import Array
-from .linear import onnx_padding
+from .linear import onnx_padding, require_windows
 
 
 class _Window:
@@ -34,6 +34,7 @@ class _Window:
                 _ceil_extra(size, k, s, b, e)
                 for size, k, s, b, e in zip(sizes, self.kernel, self.strides, self.begins, self.ends, strict=True)
             ]
+        require_windows(o, self.kernel, self.strides, self.auto or self.pads)
 
     @property
     def pads(self) -> list[int]:
