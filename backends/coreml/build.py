@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +126,3 @@ class Builder:
             if name:
                 self.names[var] = name
         return var
-
-
-def pick(sequence: Sequence[Any], order: Sequence[int]) -> list[Any]:
-    """The elements of `sequence` in that order."""
-    return [sequence[i] for i in order]

@@ -92,7 +92,8 @@ def _mask(c: Call, q: Var, k: Var, past: int) -> Mask:
     cols = int(k.shape[2])
     sides = (int(c.attr("left_window_size", -1)), int(c.attr("right_window_size", -1)))
     causal = bool(c.attr("is_causal", 0))
-    key = ("attention", c.value(3), c.value(6), b, rows, cols, past, sides, causal, c.half)
+    # By variable, not by value: in a loop that is written out a value holds another variable in each turn.
+    key = ("attention", c.opt(3), c.opt(6), b, rows, cols, past, sides, causal, c.half)
     found: Mask | None = c.builder.memory.get(key)
     if found is None:
         found = c.builder.memory[key] = _make_mask(c, _Positions(b, rows, cols, past, sides, causal))

@@ -9,8 +9,12 @@ import onnx_ir as ir
 
 from .build import BOOL, F32, I32, Slot, Var
 from .call import Call
+from .checks import FLOATS
 from .ops_shape import known
 from .registry import lowers
+
+MAX_TURNS = 1024
+"""Turns up to which a loop is written out."""
 
 
 @lowers("If", floats=())
@@ -32,13 +36,9 @@ def _if(c: Call) -> Any:
 
 
 def _outgoing(c: Call, value: ir.Value) -> Var:
-    floats = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
-    kind = F32 if value.dtype in floats else BOOL if value.dtype == ir.DataType.BOOL else I32
+    """A variable that a block may hand out: its own, and of the type that the other branch has."""
+    kind = F32 if value.dtype in FLOATS else BOOL if value.dtype == ir.DataType.BOOL else I32
     return c.op("identity", x=c.cast(c.var(value, F32), kind))
-
-
-MAX_TURNS = 1024
-"""Turns up to which a loop is written out."""
 
 
 def _turn(c: Call, body: ir.Graph, slots: list[Slot]) -> list[Slot]:
@@ -54,15 +54,12 @@ def _scan_outputs(c: Call, body: ir.Graph, kept: list[list[Slot]], first: int, a
         value = body.outputs[first + k]
         rank = len(c.static(value)) + 1
         axis = axes[k] % rank
-        parts = [c.op("expand_dims", x=_outgoing_of(c, s, value), axes=[axis]) for s in slots]
+        parts = []
+        for slot in slots:
+            c.bind({value: slot})
+            parts.append(c.op("expand_dims", x=c.var(value, F32), axes=[axis]))
         found.append(c.op("concat", values=parts, axis=axis) if len(parts) > 1 else parts[0])
     return found
-
-
-def _outgoing_of(c: Call, slot: Slot, value: ir.Value) -> Var:
-    c.bind({value: slot})
-    floats = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
-    return c.cast(c.var(value, F32), F32) if value.dtype in floats else c.var(value, F32)
 
 
 @lowers("Loop", floats=())

@@ -139,6 +139,12 @@ MODELS: dict[str, tuple[str, dict[str, np.ndarray]]] = {
              {"s": np.array(8, np.int64), "w": np.hanning(16).astype(np.float32)}),
     "windows": ("g (float[2,8,12,3] x) => (float y) { a = Reshape(x, s) b = Transpose<perm=[0,1,3,2,4,5]>(a) "
                 "y = Reshape(b, t) }", {"s": np.array([2, 2, 4, 3, 4, 3]), "t": np.array([-1, 16, 3])}),
+    "scan": ("g (float[2] a, float[5,2] x) => (float z, float y) { z, y = Scan<num_scan_inputs=1, "
+             "scan_output_directions=[1], body = b (float[2] s, float[2] e) => (float[2] t, float[2] o) "
+             "{ t = Add(s, e) o = Exp(t) }>(a, x) }", {}),
+    "loop": ("g (float[2] a) => (float z, float y) { z, y = Loop<body = b (int64 i, bool c, float[2] s) => "
+             "(bool k, float[2] t, float[2] o) { k = Identity(c) f = Cast<to=1>(i) t = Add(s, f) o = Sin(t) }>"
+             "(n, , a) }", {"n": np.array(4)}),
     "if": ("g (bool[1] c, float[3] x) => (float y) { y = If(c) <then_branch = t () => (float[3] a) { a = Exp(x) }, "
            "else_branch = e () => (float[3] b) { b = Neg(x) }> }", {}),
 }  # fmt: skip
