@@ -159,7 +159,6 @@ def test_a_link_out_of_the_package_is_not_followed(package: Path, tmp_path: Path
 
 
 STORED = "@model_path/weights/weight.bin"
-STORED = "@model_path/weights/weight.bin"
 WEIGHT_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str, int]] = {
     "missing": (lambda w: w.unlink(), "is missing", STORED, 64),
     "truncated header": (lambda w: w.write_bytes(b"\x01"), "truncated", STORED, 64),
