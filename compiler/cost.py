@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from . import disk
-from .graph import attr, graphs, is_const, static_shape
+from .graph import attr, graphs, is_const, nodes, static_shape
 from .macs import macs
 from .records import Stats
 from .rounding import is_pair, is_stored_half
@@ -58,7 +58,7 @@ def op_counts(model: ir.Model) -> Counter[str]:
                 found[f"{node.domain}::{node.op_type}" if node.domain else node.op_type] += 1
         return found
 
-    found = count(model.graph.all_nodes())
+    found = count(nodes(model))
     return Counter(dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))))
 
 
@@ -109,7 +109,7 @@ def parameters(model: ir.Model) -> int:
     """
     total = sum(t.size for v, t in constants(model) if len(t.shape) and _is_weight(v, t.dtype, model))
     seen: set[int] = set()
-    for node in model.graph.all_nodes():
+    for node in nodes(model):
         if _is_decoder(node, model) and id(node.inputs[0]) not in seen:
             seen.add(id(node.inputs[0]))
             total += math.prod(static_shape(node.outputs[0]) or static_shape(node.inputs[0]) or ())
@@ -154,7 +154,7 @@ def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
         for value in g.initializers.values():
             if value.const_value is not None:
                 yield value, value.const_value
-    bodies = [model.graph.all_nodes(), *(f.all_nodes() for f in model.functions.values())]
+    bodies = [nodes(model), *(f.all_nodes() for f in model.functions.values())]
     for node in (n for body in bodies for n in body):
         if node.op_type == "Constant" and node.domain == "":
             tensor = ir.convenience.get_const_tensor(node.outputs[0])

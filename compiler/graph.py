@@ -14,7 +14,14 @@ from .weights import Scratch
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph, then every sub-graph of If, Loop and Scan, outermost first."""
-    yield from model.graphs()
+    yield from _nested(model.graph)
+
+
+def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    for node in graph:
+        for inner in subgraphs(node):
+            yield from _nested(inner)
 
 
 def nodes(model: ir.Model, *op_types: str) -> Iterator[ir.Node]:
@@ -211,7 +218,7 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs in the node's attributes (If, Loop, Scan, SequenceMap)."""
     found: list[ir.Graph] = []
-    for a in node.attributes.values():
+    for a in node.attributes.data.values():  # `.data`: what the mapping around it does for each item takes long
         if a.type == ir.AttributeType.GRAPH:
             found.append(a.as_graph())
         elif a.type == ir.AttributeType.GRAPHS:

@@ -1,6 +1,7 @@
 """A model as a protobuf that is run or checked, not kept: structure, types, small constants.
 
-`ir.to_proto` keeps everything and takes five times as long; a compilation needs some forty of these.
+`ir.to_proto` keeps everything and takes many times as long; a compilation needs some forty of these. (It even asks of
+every object which protocols it follows, so it is not used for the parts either.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from .weights import SMALL
 
 PLACE = "weights"
 """The file, which doesn't exist, that big initializers point into."""
+
+_FIELDS = {
+    ir.AttributeType.INT: "i", ir.AttributeType.INTS: "ints", ir.AttributeType.FLOAT: "f",
+    ir.AttributeType.FLOATS: "floats",
+}  # fmt: skip
 
 Tensors = dict[str, ir.TensorProtocol]
 
@@ -49,11 +55,11 @@ def _graph(
 ) -> None:
     """Fill `out`; without `big`, the graph is inside a node and all its initializers are written."""
     out.name = graph.name or "graph"
-    out.input.extend(ir.to_proto(v) for v in graph.inputs)
+    out.input.extend(ir.serde.serialize_value(v) for v in graph.inputs)
     for v in graph.outputs:
         maker = v.producer()
         free = big is None and maker is not None and not declared(maker)
-        out.output.append(onnx.ValueInfoProto(name=v.name) if free else ir.to_proto(v))
+        out.output.append(onnx.ValueInfoProto(name=v.name) if free else ir.serde.serialize_value(v))
     for name, value in graph.initializers.items():
         if (tensor := value.const_value) is not None:
             _initializer(out.initializer.add(), name, tensor, big)
@@ -65,7 +71,7 @@ def _graph(
 
 def _initializer(out: onnx.TensorProto, name: str, tensor: ir.TensorProtocol, big: Tensors | None) -> None:
     if tensor.dtype == ir.DataType.STRING:
-        out.CopyFrom(ir.to_proto(tensor))
+        out.CopyFrom(ir.serde.serialize_tensor(tensor))
         out.name = name
         return
     out.name, out.data_type = name, int(tensor.dtype)
@@ -86,16 +92,17 @@ def _node(out: onnx.NodeProto, node: ir.Node, declared: Callable[[ir.Node], bool
     while names and not names[-1]:
         names.pop()
     out.output.extend(names)
-    for a in node.attributes.values():
-        if a.type == ir.AttributeType.INT and not a.is_ref():
-            out.attribute.add(name=a.name, type=onnx.AttributeProto.INT, i=a.value)
-        elif a.type == ir.AttributeType.INTS and not a.is_ref():
-            out.attribute.add(name=a.name, type=onnx.AttributeProto.INTS, ints=a.value)
-        elif a.type == ir.AttributeType.GRAPH and not a.is_ref():
+    for a in node.attributes.data.values():
+        field = _FIELDS.get(a.type)
+        if a.is_ref():
+            ir.serde.serialize_reference_attribute_into(out.attribute.add(), a)
+        elif field is not None:
+            out.attribute.add(name=a.name, type=int(a.type), **{field: a.value})
+        elif a.type == ir.AttributeType.GRAPH:
             inner = out.attribute.add(name=a.name, type=onnx.AttributeProto.GRAPH)
             _graph(inner.g, a.as_graph(), declared)
         else:
-            out.attribute.append(ir.to_proto(a))
+            out.attribute.append(ir.serde.serialize_attribute(a))
 
 
 def _infos(values: Iterable[ir.Value]) -> list[onnx.ValueInfoProto]:
@@ -113,5 +120,5 @@ def _infos(values: Iterable[ir.Value]) -> list[onnx.ValueInfoProto]:
                 shape.dim.add(dim_value=d)
             found.append(info)
         else:
-            found.append(ir.to_proto(value))
+            found.append(ir.serde.serialize_value(value))
     return found

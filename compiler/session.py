@@ -14,6 +14,7 @@ import onnx.inliner
 import onnx_ir as ir
 
 from .errors import ModelError
+from .graph import nodes
 from .protos import PLACE, bare_proto, is_big
 
 NO_KERNEL = ("Attention", "CastLike")
@@ -36,7 +37,9 @@ def _externalised(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
             if is_big(t):
                 assert value.name is not None
                 real[value.name] = t
-                place = ir.ExternalTensor(PLACE, 0, t.nbytes, t.dtype, shape=ir.Shape(t.shape), name=value.name)
+                place: ir.TensorProtocol = ir.ExternalTensor(
+                    PLACE, 0, t.nbytes, t.dtype, shape=ir.Shape(t.shape.numpy()), name=value.name
+                )
             elif isinstance(t, ir.ExternalTensor):
                 place = ir.Tensor(t.numpy(), dtype=t.dtype, name=value.name)
             else:
@@ -120,7 +123,7 @@ def _runnable(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProt
     What onnxruntime has no kernel for it would write out behind all other nodes, which then run first and keep what
     they make. So that is written out here, in its place.
     """
-    inline = any(n.op_type in NO_KERNEL and n.domain == "" for n in model.graph.all_nodes())
+    inline = next(nodes(model, *NO_KERNEL), None) is not None
     proto, tensors = bare_proto(model, lambda n: inline or n.graph is not model.graph)
     if inline:
         wanted = [("", op) for op in NO_KERNEL]

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from .errors import ModelError
+from .graph import subgraphs
 from .protos import bare_proto
 from .shape_values import name_sizes
 
@@ -54,7 +55,7 @@ def _copy(graph: ir.Graph, proto: onnx.GraphProto, kept: Set[ir.Value] | None) -
                 _set(out, info, forget)
             elif forget:
                 out.type = out.shape = None
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if subgraphs(node):
             for attribute in node_proto.attribute:
                 inner = node.attributes[attribute.name]
                 if inner.type == ir.AttributeType.GRAPH:

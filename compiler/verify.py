@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .errors import ModelError
+from .errors import Missing, ModelError, UnsupportedOp
 from .graph import graphs, shape, users
 from .numerics import CHUNK, Difference, compare
 from .protos import bare_proto
@@ -90,13 +90,48 @@ class Comparison:
             yield name, *figures, "" if d.top1 is None else f"{d.top1:.1%}", d.mismatch or ""
 
 
-def outputs_of(model: ir.Model, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> dict[str, np.ndarray]:
-    """What `model` computes from `inputs`; with `exact`, as if nothing were rounded. Raises ModelError."""
+def outputs_of(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], *others: Mapping[str, np.ndarray], exact: bool = False
+) -> dict[str, np.ndarray]:
+    """What `model` computes from `inputs`; with `exact`, as if nothing were rounded. Raises ModelError.
+
+    What it computes from inputs of `others` sizes is in there as well, see `named_by_size`.
+    """
     if exact and has_rounding(model):
         model = strip_rounding(model)
-    found = Session(model).run(inputs)
+    session = Session(model)
+    found = session.run(inputs)
+    for feeds in others:
+        found |= named_by_size(session.run(feeds), feeds)
     release(model)
     return found
+
+
+def named_by_size(outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs under names that say for inputs of which sizes they are."""
+    sizes = ", ".join(f"{n} {'×'.join(map(str, a.shape)) or 'scalar'}" for n, a in inputs.items())
+    return {f"{n} (for {sizes})": a for n, a in outputs.items()}
+
+
+@dataclass(frozen=True)
+class OtherSizes:
+    """A second set of inputs of a model with free dimensions, of other sizes, and what the original makes of them."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+    def named(self) -> dict[str, np.ndarray]:
+        """The outputs as `outputs_of` names them."""
+        return named_by_size(self.outputs, self.inputs)
+
+    def check(self, found: Mapping[str, np.ndarray]) -> None:
+        """Raise ModelError where `found`, outputs of a rewritten model, lacks one or has another shape."""
+        for name, wanted in self.named().items():
+            if found[name].shape != wanted.shape:
+                raise ModelError(
+                    f"a free dimension is fixed: output '{name}' has shape {list(found[name].shape)} "
+                    f"instead of {list(wanted.shape)}"
+                )
 
 
 PERTURBATION = 1e-6
@@ -106,18 +141,21 @@ MOST_TOLERANCE = 0.02
 
 
 def tolerance(
-    model: ir.Model, inputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], base: float
+    model: ir.Model, runs: Sequence[Mapping[str, np.ndarray]], reference: Mapping[str, np.ndarray], base: float
 ) -> float:
     """The relative error to allow between two exact forms of `model`: `base`, or more where the model itself is shaky.
 
     Some outputs hang on the last bits of the inputs (the far tail of a sigmoid, a difference of almost equal numbers).
     Re-association can't do better than four times the error that a change of the inputs by 1e-6 makes.
     """
-    changed = {
-        n: a * a.dtype.type(1 + PERTURBATION) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
-        for n, a in inputs.items()
-    }
-    moved = compare_outputs(reference, outputs_of(model, changed, exact=True)).max_rel
+    changed = [
+        {
+            n: a * a.dtype.type(1 + PERTURBATION) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+            for n, a in inputs.items()
+        }
+        for inputs in runs
+    ]
+    moved = compare_outputs(reference, outputs_of(model, *changed, exact=True)).max_rel
     return min(max(base, 4 * moved), max(base, MOST_TOLERANCE)) if math.isfinite(moved) else base
 
 
@@ -185,7 +223,7 @@ def check_structure(model: ir.Model, interface: Interface | None = None) -> None
     proto, big = bare_proto(model, lambda _: True)
     for name in big:
         value = model.graph.initializers[name]
-        proto.graph.input.append(ir.to_proto(value))
+        proto.graph.input.append(ir.serde.serialize_value(value))
     kept = [t for t in proto.graph.initializer if t.name not in big]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
@@ -195,6 +233,29 @@ def check_structure(model: ir.Model, interface: Interface | None = None) -> None
         raise ModelError(f"not a valid model: {_reason(e)}") from e
     if interface is not None and (changes := interface.changes(Interface.of(model))):
         raise ModelError("the model's interface changed: " + "; ".join(changes))
+
+
+RUNNABLE = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+"""Domains whose operators onnxruntime brings along."""
+
+
+def check_operators(model: ir.Model) -> None:
+    """Raise UnsupportedOp, listing all of them, when there are operators that nothing here can run."""
+    missing = []
+    for node in (n for graph in graphs(model) for n in graph):
+        if node.op_identifier() in model.functions:
+            continue
+        if node.domain not in RUNNABLE:
+            missing.append(Missing(node.name or "", node.op_type, f"nobody knows the domain '{node.domain}'"))
+        elif node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, ""):
+            missing.append(Missing(node.name or "", node.op_type, "ONNX has no such operator"))
+    if missing:
+        kinds = len({m.op for m in missing})
+        raise UnsupportedOp(
+            f"{len(missing)} nodes of {kinds} kind{'s' if kinds > 1 else ''} are unknown:",
+            missing,
+            "Define them as model-local functions, or export the model with standard operators only.",
+        )
 
 
 def check_weights(model: ir.Model) -> None:
