@@ -24,8 +24,9 @@ from .passbase import Context, Pass
 from .place import place
 from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
+from .resizing import resized
 from .targets import Target, find_target
-from .verify import Comparison, check_weights, outputs_of
+from .verify import Comparison, OtherSizes, check_operators, check_weights, outputs_of
 from .weights import Scratch, release
 
 Source = str | Path | Any
@@ -183,6 +184,7 @@ def compile(
             freeze.fix(model, shapes or {})
             if where.backend == "coreml":
                 freeze.require_fixed(model, where.name)
+            check_operators(model)
             check_weights(model)
         report = Report(source=_name(source), level=level, target=where.name, precision=kind, samples=0)
         report.pipeline = [p.spec for p in steps]
@@ -190,6 +192,8 @@ def compile(
             samples = Samples.of(model, inputs)
             original = model.meta.get("edgec.original") or model
             reference = outputs_of(original, samples.first)
+            sizes = resized(original, samples.first) if verify != "off" else None
+            other = None if sizes is None else OtherSizes(sizes, outputs_of(original, sizes))
             report.given_inputs, report.samples = samples.given, samples.count
             report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
             release(original)
@@ -204,6 +208,7 @@ def compile(
                     verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
                 ),
                 reference,
+                other,
             )
             model = manager.run(model, steps)
             report.passes = manager.records
@@ -216,7 +221,7 @@ def compile(
         report.after.nodes = _nodes_before_legalisation(report.passes)
         if verify != "off":
             with clock("proof"):
-                report.proof = proof.prove(emitted, model, first, reference, samples, max_error, min_snr, load)
+                report.proof = proof.prove(emitted, model, first, reference, samples, max_error, min_snr, load, other)
                 report.accuracy = report.proof.accuracy
         report.seconds = clock.seconds
         report.peak_bytes = peak_bytes()

@@ -16,7 +16,16 @@ from .cost import count_nodes
 from .errors import EdgecError, ModelError, PassFailed
 from .passbase import Context, Pass
 from .records import PassRecord
-from .verify import EXACT_TOLERANCE, Comparison, Interface, check_structure, compare_outputs, outputs_of, tolerance
+from .verify import (
+    EXACT_TOLERANCE,
+    Comparison,
+    Interface,
+    OtherSizes,
+    check_structure,
+    compare_outputs,
+    outputs_of,
+    tolerance,
+)
 
 VerifyMode = Literal["each", "end", "off"]
 Outputs = Mapping[str, np.ndarray]
@@ -51,13 +60,22 @@ class Options:
 
 @dataclass
 class Manager:
-    """Runs a list of passes over a model. `original` is what the lossy passes are measured against."""
+    """Runs a list of passes over a model. `original` is what the lossy passes are measured against.
+
+    With `other`, every check runs at those sizes as well: what froze a free dimension is right at one size only.
+    """
 
     ctx: Context
     options: Options
     original: Outputs
+    other: OtherSizes | None = None
     records: list[PassRecord] = field(default_factory=list)
     _exact_ref: Outputs | None = None
+
+    @property
+    def _runs(self) -> tuple[Outputs, ...]:
+        """The inputs of every check."""
+        return (self.ctx.inputs, self.other.inputs) if self.other is not None else (self.ctx.inputs,)
 
     def run(self, model: ir.Model, passes: Sequence[Pass]) -> ir.Model:
         """The model after all passes. Raises PassFailed (strict), ModelError (a pass breaks an unchecked model)."""
@@ -113,13 +131,16 @@ class Manager:
         try:
             check_structure(model, interface)
             if p.lossy:
-                record.loss = compare_outputs(self.original, outputs_of(model, self.ctx.inputs))
+                got = outputs_of(model, *self._runs)
+                if self.other is not None:
+                    self.other.check(got)
+                record.loss = compare_outputs(self.original, {n: got[n] for n in self.original})
                 self._check_budget(record.loss)
                 self._exact_ref = None
             else:
                 if self._exact_ref is None:
-                    self._exact_ref = outputs_of(kept, self.ctx.inputs, exact=True)
-                got = outputs_of(model, self.ctx.inputs, exact=True)
+                    self._exact_ref = outputs_of(kept, *self._runs, exact=True)
+                got = outputs_of(model, *self._runs, exact=True)
                 record.exact = compare_outputs(self._exact_ref, got)
                 if not self._same(record.exact, kept, self._exact_ref, EXACT_TOLERANCE):
                     raise ModelError(f"it changed the function: {record.exact.worst_line()}")
@@ -132,7 +153,7 @@ class Manager:
         """Whether two exact forms agree; how shaky the model is gets measured only where it matters."""
         if found.within(base) or any(d.mismatch for d in found.outputs.values()):
             return found.within(base)
-        return found.within(tolerance(model, self.ctx.inputs, reference, base))
+        return found.within(tolerance(model, self._runs, reference, base))
 
     def _check_budget(self, loss: Comparison) -> None:
         o = self.options
@@ -161,8 +182,9 @@ class Manager:
         """The one check of --verify end: structure, and, where no pass was lossy, numbers."""
         check_structure(model, interface)
         if first is not None and any(r.rewrites for r in self.records):
-            worst = compare_outputs(self.original, outputs_of(model, self.ctx.inputs, exact=True))
-            if not self._same(worst, first, self.original, 10 * EXACT_TOLERANCE):
+            reference = {**self.original, **(self.other.named() if self.other is not None else {})}
+            worst = compare_outputs(reference, outputs_of(model, *self._runs, exact=True))
+            if not self._same(worst, first, reference, 10 * EXACT_TOLERANCE):
                 raise PassFailed(
                     f"the passes changed the function: {worst.worst_line()}\nRun with --verify each to see which."
                 )

@@ -18,7 +18,7 @@ from .operators import probe
 from .records import Proof, Report
 from .rounding import strip_rounding
 from .session import Session
-from .verify import Comparison, compare_outputs, tolerance
+from .verify import Comparison, OtherSizes, compare_outputs, named_by_size, tolerance
 from .weights import release
 
 EXACT_TOLERANCE = 1e-4
@@ -87,8 +87,11 @@ def prove(
     max_error: float | None,
     min_snr: float | None,
     load: Callable[[Path], ir.Model],
+    other: OtherSizes | None = None,
 ) -> Proof:
     """Read `emitted` back and compare it with `model` (exact) and with `original` (loss) on all samples.
+
+    With `other`, the first comparison runs at those sizes as well, and the shapes there must be the original's.
 
     `reference` holds what `original` computes from the first samples. Structural faults that the frontend finds while
     loading are in `problems`.
@@ -102,12 +105,20 @@ def prove(
         return proof
     names = emitted.inputs, emitted.outputs
     feeds = samples.first
-    base = _run(strip_rounding(model), feeds)
-    proof.exact = compare_outputs(base, _run(strip_rounding(lifted), feeds, *names, like=base))
+    runs = (feeds, other.inputs) if other is not None else (feeds,)
+    base = _run(strip_rounding(model), runs)
+    got = _run(strip_rounding(lifted), runs, *names, like=base)
+    proof.exact = compare_outputs(base, got)
     if not proof.exact.within(EXACT_TOLERANCE):
-        proof.exact_tolerance = tolerance(model, feeds, base, EXACT_TOLERANCE)
+        proof.exact_tolerance = tolerance(model, runs, base, EXACT_TOLERANCE)
+    if other is not None:
+        try:
+            other.check(got)
+        except ModelError as e:
+            proof.problems.append(str(e))
     if emitted.values:
-        proof.probed, proof.problems = probe(model, lifted, emitted.values)
+        proof.probed, found = probe(model, lifted, emitted.values)
+        proof.problems += found
     rounded = _Side(Session(lifted), lifted, *names)
     first = _Side(Session(original), original) if len(samples.runs) > 1 else None
     meters: dict[str, Meter] = {}
@@ -131,13 +142,16 @@ def prove(
 
 def _run(
     model: ir.Model,
-    feeds: Outputs,
+    runs: Sequence[Outputs],
     inputs: Mapping[str, str] | None = None,
     outputs: Mapping[str, str] | None = None,
     like: Outputs | None = None,
 ) -> dict[str, np.ndarray]:
-    """One run, after which nothing of the model stays in memory."""
-    found = _Side(Session(model), model, inputs or {}, outputs or {}).run(feeds, like)
+    """One session, after which nothing of the model stays in memory. Runs after the first are named by their sizes."""
+    side = _Side(Session(model), model, inputs or {}, outputs or {})
+    found = side.run(runs[0], like)
+    for feeds in runs[1:]:
+        found |= named_by_size(side.run(feeds), feeds)
     release(model)
     return found
 
