@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from . import process
-from .errors import EdgecError, UsageError
+from .errors import EdgecError, UsageError, VerifyFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from .driver import Compilation
 
 COMMANDS = ("verify", "passes", "targets", "ops")
 
@@ -141,11 +143,30 @@ def _compile(o: argparse.Namespace) -> int:
 
 
 def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    from . import driver, report
+    from . import report
+
+    try:
+        compilation = _driven(o, source, out, shapes)
+    except VerifyFailed as e:
+        # Nothing is written, but what was found out about it is what one needs now.
+        for path in o.report:
+            report.write(e.report, Path(path))
+        _show(o, e.report)
+        raise
+    with compilation:
+        compilation.save(out)
+        for path in o.report:
+            report.write(compilation.report, Path(path))
+        _show(o, compilation.report)
+    return 0
+
+
+def _driven(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]]) -> Compilation:
+    from . import driver
     from .watch import Watch
 
     with Watch(o) as watch:
-        compilation = driver.compile(
+        return driver.compile(
             source,
             level=f"O{o.level}",
             target=o.target,
@@ -166,12 +187,6 @@ def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple
             name=out.name,
             hooks=watch.hooks,
         )
-    with compilation:
-        compilation.save(out)
-        for path in o.report:
-            report.write(compilation.report, Path(path))
-        _show(o, compilation.report)
-    return 0
 
 
 def _show(o: argparse.Namespace, found: Any) -> None:

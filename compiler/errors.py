@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class EdgecError(Exception):
@@ -48,4 +49,8 @@ class PassFailed(EdgecError):
 
 
 class VerifyFailed(EdgecError):
-    """What was written does not compute what the model computes, within the tolerance."""
+    """What was written does not compute what the model computes, within the tolerance. `report` says all about it."""
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        self.report = report
+        super().__init__(message)
