@@ -20,6 +20,7 @@ from .call import Call, Unlowered
 from .checks import FLOATS, MAX_RANK, check_attributes, check_input, check_output, check_values, is_static
 from .constants import Constant, of_value
 from .interface import Interface
+from .mil import quiet
 from .registry import Row, lowerings
 
 
@@ -43,6 +44,10 @@ class Lowering:
 
     def run(self) -> None:
         """Build the whole program. Raises nothing for what is missing; see `missing`."""
+        with paused(), quiet():
+            self._run()
+
+    def _run(self) -> None:
         graph = self.model.graph
         inputs = [v for v in graph.inputs if v.name not in graph.initializers]
         faults = {v: found for v in inputs if (found := check_input(v))}
@@ -255,8 +260,7 @@ def _only_rounded(value: ir.Value) -> bool:
 def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:
     """The lowered model. Raises UnsupportedOp, listing everything, when something is missing."""
     lowering = Lowering(model, target, options)
-    with paused():
-        lowering.run()
+    lowering.run()
     refuse(lowering.missing, target)
     return lowering
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,17 @@ def import_coremltools(light: bool | None = None) -> Any:
         logging.disable(level)
         if light:
             sys.meta_path.remove(finder)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without coremltools' warnings: what they say is either reported as missing or handled."""
+    logger = logging.getLogger("coremltools")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 class Mil:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from .build import F32, I32, Slot, Var
 from .call import Call
+from .checks import FLOATS
 from .constants import Affine
 from .registry import lowers
 
@@ -47,8 +48,8 @@ def _dequantize(c: Call) -> Any:
             axis=None if scalar else np.int32(axis))  # fmt: skip
     x = c.as_float(0)
     if c.has(2):
-        x = c.op("sub", x=x, y=_along(c, c.as_float(2), axis, block))
-    return c.op("mul", x=x, y=_along(c, c.as_float32(1), axis, block))
+        x = c.op("sub", x=x, y=_along(c, 2, axis, block))
+    return c.op("mul", x=x, y=_along(c, 1, axis, block))
 
 
 def _vector(array: np.ndarray, scalar: bool) -> Any:
@@ -75,15 +76,16 @@ def _packed(c: Call, weight: Affine) -> Slot:
     return Slot(affine=weight)
 
 
-def _along(c: Call, x: Var, axis: int, block: int) -> Var:
-    """A scale or zero point in a shape that broadcasts against input 0."""
-    shape = c.shape()
-    n = [int(d) for d in x.shape]
+def _along(c: Call, i: int, axis: int, block: int) -> Var:
+    """The scale or zero point in input `i` as float32, in a shape that broadcasts against input 0."""
+    shape, own = c.shape(), c.shape(i)
     if block:
-        c.missing("scales per block on activations")
-    if len(n) == 0 or n == [1]:
+        repeated = np.repeat(c.array(i), block, axis=axis)
+        return c.tensor(repeated[tuple(slice(0, n) for n in shape)].astype(np.float32), np.float32)
+    x = c.as_float32(i) if c.kind(i) in FLOATS else c.as_float(i)
+    if own in ((), (1,)):
         return c.reshape(x, ())
-    return c.reshape(x, tuple(n[0] if i == axis else 1 for i in range(len(shape))))
+    return c.reshape(x, tuple(own[0] if k == axis else 1 for k in range(len(shape))))
 
 
 @lowers("QuantizeLinear", floats=())
@@ -105,9 +107,9 @@ def _quantize(c: Call) -> Slot:
         return Slot(packed=packed, other=c.cast(packed, I32))
     low, high = _RANGES[kind]
     block = int(c.attr("block_size", 0))
-    y = c.op("round", x=c.op("real_div", x=c.as_float32(0), y=_along(c, c.as_float32(1), axis, block)))
+    y = c.op("round", x=c.op("real_div", x=c.as_float32(0), y=_along(c, 1, axis, block)))
     if c.has(2):
-        y = c.op("add", x=y, y=_along(c, c.as_float(2), axis, block))
+        y = c.op("add", x=y, y=_along(c, 2, axis, block))
     return Slot(full=c.op("clip", x=y, alpha=np.float32(low), beta=np.float32(high)))
 
 
