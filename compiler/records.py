@@ -72,20 +72,21 @@ class Proof:
         exact: the file against the model before lowering, rounding stripped from both; within `exact_tolerance`.
         loss: the file, rounding emulated, against the original model; within `max_error` or `min_snr` when given.
         problems: structural faults, and operators that differ when probed on inputs made to show it; empty when sound.
-        probed: how many operators were probed.
         ran: how the file was run, a plain sentence (Apple's compiler does not run here, and it says so).
         seconds: time that the proof took.
+        probed: how many operators were probed.
+        accuracy: with labelled inputs, top-1 of the original and of the file, 0 to 1.
     """
 
     exact: Comparison | None = None
     loss: Comparison | None = None
     problems: list[str] = field(default_factory=list)
-    probed: int = 0
     ran: str = ""
     ok: bool = False
     exact_tolerance: float = 0.0
-    accuracy: tuple[float, float] | None = None
     seconds: float = 0.0
+    probed: int = 0
+    accuracy: tuple[float, float] | None = None
 
 
 @dataclass
