@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .build import F16, F32, I32, TINY, Slot, Var
-from .constants import Affine, Constant, of_array, to_int32
+from .constants import INLINE, Affine, Constant, of_array, to_int32
 
 if TYPE_CHECKING:
     from .lower import Lowering
@@ -208,6 +208,16 @@ class Call:
         if slot.constant is not None:
             return self.builder.constant(slot.constant, F32)
         return self.cast(self.x(i), F32)
+
+    def bytes_as_float(self, i: int) -> Var | None:
+        """A big constant of 8-bit integers as whole float32 numbers, packed where the target can; else None."""
+        constant = self.slot(i).constant
+        if constant is None or constant.dtype.name not in ("int8", "uint8") or constant.size <= INLINE:
+            return None
+        if self.version < 16:
+            return self.builder.constant(constant, F32)
+        one = of_array(np.ones((), np.float32), "one")
+        return self.builder.affine(Affine(constant, one, None, 0, 0, 8), F32, self._required(i).name)
 
     def as_float32(self, i: int) -> Var:
         """Float input `i` in float32, whatever the node's precision."""

@@ -1,4 +1,4 @@
-"""Elementwise operators: arithmetic, comparison, logic, rounding, casts. Families of one MIL operator each are data."""
+"""Elementwise operators: arithmetic, comparison, logic, rounding. Families of one MIL operator each are data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .build import F16, F32, I32, Slot, Var
+from .build import F32, I32, Var
 from .call import Call
 from .registry import family, lowers
 
@@ -240,66 +240,3 @@ def _clip(c: Call) -> Var:
     if c.has(2):
         x = c.op("minimum", x=x, y=c.x(2))
     return x if c.has(1) or c.has(2) else c.same(0)
-
-
-# Casts
-
-
-@lowers("Cast")
-def _cast(c: Call) -> Any:
-    return _to(c, ir.DataType(c.attr("to")))
-
-
-@lowers("CastLike", floats=(0,))
-def _cast_like(c: Call) -> Any:
-    return _to(c, c.kind(1))
-
-
-def _to(c: Call, to: ir.DataType) -> Any:
-    """To and from float16 the slot says what is rounded already; between float32 and double nothing happens."""
-    slot = c.slot(0)
-    if to in _FLOATS:
-        return _to_float(c, slot, F16 if to == ir.DataType.FLOAT16 else F32)
-    if slot.constant is not None and to in _NUMPY:
-        return Slot(constant=slot.constant.cast(_NUMPY[to]))
-    x = c.native(0)
-    if to == ir.DataType.BOOL:
-        return c.op("not_equal", x=x, y=c.like(x, 0)) if c.kind() != ir.DataType.BOOL else x
-    if to not in _NUMPY:
-        c.missing(f"Core ML has no type {to.name.lower()}")
-    whole = c.cast(x, I32)
-    source = c.kind()
-    if source == ir.DataType.BOOL or source == to or source in _FLOATS:
-        return whole
-    return wrap(c, whole, to)
-
-
-_NUMPY: dict[ir.DataType, Any] = {
-    kind: kind.numpy()
-    for kind in (
-        ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64,
-        ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
-    )
-}  # fmt: skip
-
-
-def _to_float(c: Call, slot: Slot, dtype: np.dtype[Any]) -> Slot:
-    source = c.kind()
-    if source == ir.DataType.BFLOAT16:
-        c.missing("bfloat16")
-    if slot.constant is not None:
-        constant = slot.constant
-        keep = dtype == F32 and constant.dtype == F16
-        return Slot(constant=constant if keep else constant.cast(dtype))
-    if slot.affine is not None:
-        return Slot(affine=slot.affine.round() if dtype == F16 else slot.affine)
-    if slot.other is not None or source not in _FLOATS:
-        var = c.cast(slot.other if slot.full is None else slot.full, dtype)
-        return Slot(half=var) if dtype == F16 else Slot(full=var)
-    if source == ir.DataType.FLOAT16 or (dtype == F16 and slot.half is not None):
-        if slot.half is None:
-            slot.half = c.cast(slot.full, F16)
-        return Slot(half=slot.half)
-    if dtype == F16:
-        return Slot(half=c.cast(slot.full, F16))
-    return slot

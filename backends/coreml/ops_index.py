@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from .build import BOOL, I32, Var
+from .build import BOOL, I32, Slot, Var
 from .call import Call
 from .ops_elementwise import spread
 from .ops_shape import gather, take
@@ -34,14 +35,19 @@ def _never_negative(value: ir.Value | None) -> bool:
 
 
 @lowers("Gather", exact=True, floats=(0,))
-def _gather(c: Call) -> Var:
+def _gather(c: Call) -> Any:
+    """A table of 8-bit integers stays packed; its elements travel as whole floats."""
     axis = c.axis(0)
     if c.is_const(1) and c.rank(1) == 0 and c.slot(0).affine is None:
         slices = [slice(None)] * c.rank()
         k = int(c.array(1)) % c.shape()[axis]
         slices[axis] = slice(k, k + 1)
         return c.reshape(take(c, c.x(), slices), c.out_shape())
-    return gather(c, c.x(), indices(c, 1, c.shape()[axis]), axis)
+    where = indices(c, 1, c.shape()[axis])
+    table = c.bytes_as_float(0)
+    if table is not None:
+        return Slot(full=gather(c, table, where, axis))
+    return gather(c, c.x(), where, axis)
 
 
 def _as_int(c: Call, i: int) -> tuple[Var, bool]:

@@ -62,8 +62,8 @@ def _add(name: str, row: Row) -> None:
 
 
 _FAMILIES = (
-    "activation", "attention", "bitwise", "control", "conv", "elementwise", "grid", "index", "matmul", "norm", "pool",
-    "quant", "reduce", "resize", "rnn", "rotary", "shape", "signal", "sort", "source",
+    "activation", "attention", "bitwise", "cast", "control", "conv", "elementwise", "grid", "index", "matmul", "norm",
+    "pool", "quant", "reduce", "resize", "rnn", "rotary", "shape", "signal", "sort", "source",
 )
 
 

@@ -125,6 +125,22 @@ def test_dynamically_quantised_products_keep_their_weights(target: str, tmp_path
         assert package.ops[FORMS[target]] == 1
 
 
+@pytest.mark.parametrize("target", ["ios15", "ios16", "ios18"])
+def test_a_table_of_integers_stays_packed(target: str, tmp_path: Path) -> None:
+    """An embedding stored as integers: gathered first, dequantised after."""
+    text = "g (int64[3] x) => (float y) { i = Gather(q, x) y = DequantizeLinear(i, s, z) }"
+    weights = {"q": int8(50, 32), "s": scales(), "z": np.array(3, np.int8)}
+    check(text, tmp_path / "a.mlpackage", target, weights)
+    assert weight_bytes(tmp_path / "a.mlpackage") < 50 * 32 * (4 if target == "ios15" else 1) + 500
+
+
+def test_a_cast_weight_stays_packed(tmp_path: Path) -> None:
+    """Integers cast to float and scaled by hand: one byte each all the same."""
+    text = "g (float[2,64] x) => (float y) { f = Cast<to=1>(q) w = Mul(f, s) y = MatMul(x, w) }"
+    check(text, tmp_path / "a.mlpackage", "ios17", {"q": int8(64, 32), "s": scales(32)})
+    assert weight_bytes(tmp_path / "a.mlpackage") < 64 * 32 + 32 * 4 + 500
+
+
 def test_one_initializer_is_stored_once(tmp_path: Path) -> None:
     """Two readers of one weight, and its transpose beside it: the same bytes once, others once."""
     text = "g (float[2,64] x) => (float y) { a = MatMul(x, w) b = MatMul(x, w) c = Gemm(x, w) y = Sum(a, b, c) }"

@@ -1,0 +1,39 @@
+"""`legalize` writes operators without a lowering in the standard's own terms, and changes no number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from passcheck import check_pass, ops
+
+from edgec.compiler import core_ops
+from edgec.compiler.targets import find_target
+from edgec.passes.legalize import Legalize
+
+HEADER = '<ir_version: 10, opset_import: ["" : 25]>\n'
+MODELS = {
+    "HardSwish": "agraph (float[2,3] x) => (float[2,3] y) { y = HardSwish(x) }",
+    "NegativeLogLikelihoodLoss": "agraph (float[3,5] x, int64[3] t) => (float y) "
+    "{ y = NegativeLogLikelihoodLoss(x, t) }",
+    "SoftmaxCrossEntropyLoss": "agraph (float[3,5] x, int64[3] t) => (float y) "
+    '{ y = SoftmaxCrossEntropyLoss<reduction="sum">(x, t) }',
+}
+
+
+@pytest.mark.parametrize("op", MODELS)
+def test_an_operator_becomes_its_body(op: str) -> None:
+    """Afterwards all operators are in the core set; check_pass compares the numbers."""
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.normal(size=(3, 5) if "[3,5]" in MODELS[op] else (2, 3)).astype(np.float32)}
+    if "int64[3] t" in MODELS[op]:
+        inputs["t"] = np.array([4, 0, 2])
+    model = check_pass(HEADER + MODELS[op], Legalize(), inputs=inputs)
+    core = core_ops.core(find_target("ios18"))
+    assert core is not None and op not in core
+    assert set(ops(model)) <= core
+    assert not model.functions
+
+
+def test_core_operators_and_other_targets_are_left_alone() -> None:
+    text = HEADER + "agraph (float[2,3] x) => (float[2,3] y) { a = Gelu(x) y = Celu(a) }"
+    assert ops(check_pass(text, Legalize(), rewrites=0)) == {"Gelu": 1, "Celu": 1}
