@@ -63,7 +63,7 @@ def full(text: str = "mobile", output: str = "logits") -> Report:
         contract=[f"{text}: int64 → int32"],
         names={f"/{text}": "x_0"},
         warnings=[f"{text} stays in float32"],
-        proof=Proof(figures(output, 3.9e-7, 124.6), lossy, [], RAN, True, 1e-4, (0.9042, 0.9036), 0.42),
+        proof=Proof(figures(output, 3.9e-7, 124.6), lossy, [], RAN, True, 1e-4, 0.42, accuracy=(0.9042, 0.9036)),
         accuracy=(0.9042, 0.9036),
         samples=1000,
         seconds={"load": 0.08, "passes": 1.9, "proof": 0.42},
