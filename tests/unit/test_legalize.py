@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from passcheck import check_pass, ops
 
 from edgec.compiler import core_ops
 from edgec.compiler.targets import find_target
 from edgec.passes.legalize import Legalize
+from passcheck import check_pass, ops
 
 HEADER = '<ir_version: 10, opset_import: ["" : 25]>\n'
 MODELS = {
