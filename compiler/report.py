@@ -161,6 +161,7 @@ def _proof(p: Proof) -> dict[str, Any]:
         "exact_tolerance": _figure(p.exact_tolerance),
         "loss": _comparison(p.loss),
         "problems": list(p.problems),
+        "probed": p.probed,
         "seconds": _figure(p.seconds),
     }
 

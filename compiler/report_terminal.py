@@ -174,6 +174,8 @@ def _proof(report: Report) -> Iterator[RenderableType]:
         words += ["loss: the file as it rounds, against the original model"] if proof.loss else []
         source = "the given inputs" if report.given_inputs else "synthesised inputs"
         words.append(f"measured on {source}" + (f" ({_number(report.samples, 'sample')})" if report.samples else ""))
+        if proof.probed:
+            words.append(f"{_number(proof.probed, 'operator')} probed alone, on inputs that show an epsilon")
         words += (
             [f"{_number(left_out, 'more figure')} not shown, all smaller; they are in --report"] if left_out else []
         )
