@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     process.command_line = True
+    # Models are many objects that live long: the collector's usual threshold makes it walk them again and again.
+    gc.set_threshold(100_000, 20, 50)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if arguments and arguments[0] in COMMANDS:
@@ -205,7 +208,7 @@ def _show(o: argparse.Namespace, found: Any) -> None:
 def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: argparse.Namespace) -> int:
     from . import driver
 
-    missing = driver.dry_run(source, target=target, shapes=shapes, io=o.io)
+    missing = driver.dry_run(source, target=target, shapes=shapes, io=o.io, opset=o.opset)
     if o.json:
         import json
 

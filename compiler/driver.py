@@ -240,18 +240,20 @@ def dry_run(
     target: str = "ios",
     shapes: Mapping[str, Sequence[int]] | None = None,
     io: str = "fp32",
+    opset: int | None = None,
 ) -> list[Missing]:
     """What keeps `source` from compiling for `target`; empty when nothing does. Writes nothing, runs nothing."""
     where = find_target(target)
+    pipelines.check_options(where, io, opset)
     with Scratch() as scratch:
         model = load(source)
         freeze.fix(model, shapes or {})
         if where.backend == "coreml" and (open_inputs := freeze.free(model)):
             return [Missing("", f"input '{v.name}'", "free dimensions; fix them with --shape") for v in open_inputs]
-        specs = pipelines.pipeline("O0", where, "fp32")
+        specs = pipelines.pipeline("O0", where, "fp32", opset=opset)
         manager = Manager(Context(where, scratch), Options(verify="off"), {})
         model = manager.run(model, pipelines.build(specs))
-        return list(find_backend(where.backend).check(model, where, EmitOptions(io=io)))
+        return list(find_backend(where.backend).check(model, where, EmitOptions(io=io, opset=opset)))
 
 
 def verify(
