@@ -92,7 +92,8 @@ def _ops(o: argparse.Namespace) -> Table:
     target = find_target(o.target)
     direct = core(target)
     found = {}
-    for schema in onnx.defs.get_all_schemas():
+    schemas: list[Any] = onnx.defs.get_all_schemas()
+    for schema in schemas:
         if schema.domain != "" or schema.deprecated:
             continue
         if direct is None or schema.name in direct:

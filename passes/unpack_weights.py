@@ -59,4 +59,5 @@ def dequantised(node: ir.Node) -> np.ndarray:
     whole = data.astype(np.float32)
     if zero is not None:
         whole -= spread(zero.astype(np.float32))
-    return (whole * spread(scale.astype(np.float32))).astype(scale.dtype)
+    found: np.ndarray = (whole * spread(scale.astype(np.float32))).astype(scale.dtype)
+    return found

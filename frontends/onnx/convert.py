@@ -16,7 +16,7 @@ IR_VERSION = 11
 
 
 def to_pinned_opset(proto: onnx.ModelProto, opset: int) -> ir.Model:
-    """The model at `opset`; `proto` holds no big weights. Raises ModelError when it is too old or can't be converted."""
+    """The model at `opset`; `proto` holds no big weights. Raises ModelError when too old or not convertible."""
     versions = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
     found = versions.get("")
     if found is None:

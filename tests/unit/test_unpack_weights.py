@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from passcheck import check_pass
 
 from edgec.compiler.passbase import Context
 from edgec.compiler.targets import find_target
 from edgec.compiler.weights import Scratch
 from edgec.passes.unpack_weights import UnpackWeights
+from passcheck import check_pass
 
 RNG = np.random.default_rng(0)
 
@@ -56,4 +56,5 @@ def test_equal_to_what_the_standard_says(scale: np.ndarray, zero: np.ndarray | N
 
 def test_a_target_that_stores_them_keeps_them_packed() -> None:
     with Scratch() as scratch:
-        check_pass(packed(np.array(0.03), None), UnpackWeights(), rewrites=0, ctx=Context(find_target("ios16"), scratch))
+        context = Context(find_target("ios16"), scratch)
+        check_pass(packed(np.array(0.03), None), UnpackWeights(), rewrites=0, ctx=context)
