@@ -154,6 +154,8 @@ def _lie_on(array: np.ndarray, axis: int, channels: np.ndarray, scale: np.ndarra
     every = channels.size == array.shape[axis]
     for _, part in blocks(array):
         good &= _exact(part if every else part.take(channels, axis), scale[channels], axis).all(others)
+        if not good.any():
+            break
     return good
 
 
