@@ -1,4 +1,4 @@
-"""Core ML packages on disk: the manifest, the model specification, the weight file, and making a package reproducible.
+"""Core ML packages on disk: the manifest, the model specification, the weight file.
 
 A `.mlpackage` is a folder: `Manifest.json` names its items, `Data/com.apple.CoreML/model.mlmodel` is a protobuf, and
 `weights/weight.bin` beside it holds the large constants. The weight file (MIL blob storage, version 2) is a 64-byte
@@ -8,11 +8,8 @@ little-endian. Weights are described, never read: a `Blob` is a range of a file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +27,6 @@ _SENTINEL = 0xDEADBEEF
 _HEADER = struct.Struct("<II56x")
 _METADATA = struct.Struct("<IIQQ40x")
 _MODEL_PATH = "@model_path"
-_VOLATILE_METADATA = ("com.github.apple.coremltools.conversion_date",)
-_NAMESPACE = uuid.UUID("5f6b7f4e-6a1d-5a39-9f0e-3a2f8f3f9c11")
 _BROKEN = "the package is damaged or incomplete: copy or convert it again"
 
 
@@ -101,32 +96,6 @@ def open_package(path: Path | str) -> Package:
     return Package(root, spec_path, _parse_spec(spec_path))
 
 
-def normalise_package(path: Path | str) -> None:
-    """Rewrite a package in place so that equal content gives equal bytes.
-
-    Map fields are serialised in sorted order, item identifiers are derived from the content, the conversion date is
-    dropped, and every file becomes 0644, every folder 0755.
-    """
-    package = open_package(path)
-    for key in _VOLATILE_METADATA:
-        package.spec.description.metadata.userDefined.pop(key, None)
-    package.spec_path.write_bytes(package.spec.SerializeToString(deterministic=True))
-    manifest_path = package.path / "Manifest.json"
-    manifest = json.loads(manifest_path.read_text())
-    old_root = manifest["rootModelIdentifier"]
-    entries = {}
-    for old, item in manifest["itemInfoEntries"].items():
-        new = str(uuid.uuid5(_NAMESPACE, f"{item['path']}:{_digest(package.path / 'Data' / item['path'])}")).upper()
-        entries[new] = item
-        if old == old_root:
-            manifest["rootModelIdentifier"] = new
-    manifest["itemInfoEntries"] = entries
-    manifest_path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
-    package.path.chmod(0o755)
-    for item_path in package.path.rglob("*"):
-        item_path.chmod(0o755 if item_path.is_dir() else 0o644)
-
-
 def _root_item(root: Path) -> str:
     """The path of the model specification below `Data`, as the manifest has it."""
     file = root / "Manifest.json"
@@ -172,20 +141,3 @@ def _parse_spec(path: Path) -> Any:
     if not spec.specificationVersion:
         raise ModelError(f"{path} is not a Core ML model specification: it states no version; {_BROKEN}")
     return spec
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from sorted(p for p in path.rglob("*") if p.is_file())
-    elif path.exists():
-        yield path
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 over the files below `path`, their names included."""
-    total = hashlib.sha256()
-    for file in _files(path):
-        total.update(file.relative_to(path.parent).as_posix().encode())
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
