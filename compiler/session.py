@@ -127,19 +127,25 @@ def _runnable(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProt
     proto, tensors = bare_proto(model, lambda n: inline or n.graph is not model.graph)
     if inline:
         wanted = [("", op) for op in NO_KERNEL]
-        proto = onnx.inliner.inline_selected_functions(proto, wanted, inline_schema_functions=True)
+        # onnx's inliner can't type an input that is left out before one that isn't; then onnxruntime does it its way.
+        with contextlib.suppress(RuntimeError):
+            proto = onnx.inliner.inline_selected_functions(proto, wanted, inline_schema_functions=True)
     return proto, tensors
 
 
 def _ort_value(tensor: ir.TensorProtocol) -> tuple[Any, np.ndarray]:
     import onnxruntime as ort
 
-    if tensor.dtype.bitwidth < 8 or tensor.dtype in (ir.DataType.BFLOAT16,) or tensor.dtype.name.startswith("FLOAT8"):
-        packed = np.frombuffer(tensor.tobytes(), np.uint8 if tensor.dtype.bitwidth <= 8 else np.uint16)
-        array = packed.reshape(-1)
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            tensor.numpy() if tensor.dtype.bitwidth >= 8 else array, int(tensor.dtype)
-        ), array
+    kind = tensor.dtype
+    if kind.bitwidth < 8:
+        # onnxruntime takes the shape from the array, and reads as many packed bytes as there are: the rest is unused.
+        packed = np.frombuffer(tensor.tobytes(), np.uint8)
+        array = np.empty(tuple(tensor.shape), np.uint8)
+        array.reshape(-1)[: packed.size] = packed
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(kind)), array
+    if kind == ir.DataType.BFLOAT16 or kind.name.startswith("FLOAT8"):
+        array = np.ascontiguousarray(tensor.numpy())
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(kind)), array
     array = tensor.numpy()
     if not array.flags["C_CONTIGUOUS"]:
         array = np.ascontiguousarray(array)

@@ -33,6 +33,7 @@ class Legalize(Pass):
     """
 
     name: ClassVar[str] = "legalize"
+    unpacks: ClassVar[bool] = True
     opset: int | None = None
 
     def run(self, model: ir.Model, ctx: Context) -> int:

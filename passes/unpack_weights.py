@@ -21,6 +21,7 @@ class UnpackWeights(Pass):
     """
 
     name: ClassVar[str] = "unpack-weights"
+    unpacks: ClassVar[bool] = True
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Weights go through the scratch file one by one, so that no two are in memory at once."""

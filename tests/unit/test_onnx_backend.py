@@ -174,9 +174,10 @@ def test_an_overwritten_pair_is_whole_or_untouched(tmp_path: Path, monkeypatch: 
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(before)
 
 
-def test_packed_weights_survive_the_way_through_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opset", [25, 13])
+def test_packed_weights_survive_the_way_through_a_file(tmp_path: Path, opset: int) -> None:
     source, packed = weights_model(tmp_path), tmp_path / "packed.onnx"
-    with edgec.compile(source, target="onnx", level="O2") as c:
+    with edgec.compile(source, target="onnx", level="O2", opset=opset) as c:
         assert c.report.precision == "fp32"
         c.save(packed)
     stored = [t.data_type for t in onnx.load(packed).graph.initializer if len(t.dims) == 2]
@@ -188,6 +189,29 @@ def test_packed_weights_survive_the_way_through_a_file(tmp_path: Path) -> None:
         assert len(ops) == 3
         sizes = sum(p.stat().st_size for p in Path(c.path).rglob("*") if p.is_file())
         assert sizes < 0.5 * source.stat().st_size
+
+
+def blocks_model(folder: Path) -> Path:
+    """A matrix in 4 bits with a scale for each block of 32 rows."""
+    q = helper.make_tensor("q", TensorProto.INT4, [64, 96], RNG.integers(-8, 8, 64 * 96).tolist())
+    scale = numpy_helper.from_array((RNG.random((2, 96)) + 0.1).astype(np.float32), "s")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", d]) for n, d in (("x", 64), ("y", 96))]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [q, scale])
+    path = folder / "blocks.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize(("opset", "packed"), [(25, True), (21, True), (20, False), (13, False)])
+def test_blocks_in_4_bits_stay_packed_where_the_opset_has_them(tmp_path: Path, opset: int, packed: bool) -> None:
+    source = blocks_model(tmp_path)
+    out = compile_at(source, opset, level="O1")
+    assert opset_of(out) == opset and same(source, out)
+    assert [n.op_type for n in onnx.load(out).graph.node] == ["DequantizeLinear", "MatMul"][0 if packed else 1 :]
 
 
 UNSAYABLE = {
