@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ..compiler.passbase import Context, Pass
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
-from ..compiler.weights import release
+from ..compiler.weights import release, release_tensor
 from . import grid
 from .noise_search import budget, decibels, noise_power, search
 
@@ -64,6 +64,8 @@ class RoundWeights(Pass):
                 ctx.note(f"weight '{name}' is not rounded: its readers disagree on which axis holds the channels")
                 continue
             array = _rounded(weight.value, weight.axis)
+            if (tensor := weight.value.const_value) is not None:
+                release_tensor(tensor)
             if array is None:
                 ctx.note(f"weight '{name}' is not rounded: no float16 scale reaches its largest value")
             elif array.size:
@@ -83,7 +85,9 @@ class RoundWeights(Pass):
         def noise(kept: Sequence[str]) -> float:
             trial = model.clone()
             _replace(trial, {n: t for n, t in rounded.items() if n not in kept})
-            return noise_power(reference, Session(trial).run(inputs))
+            found = Session(trial).run(inputs)
+            release(trial)
+            return noise_power(reference, found)
 
         whole = noise(())
         if whole <= budget(floor):
