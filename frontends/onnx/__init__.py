@@ -105,13 +105,11 @@ def _external_file(location: str, path: Path, who: str) -> Path:
     (Model hubs keep a folder of links into a store of blobs; there both the model and its weights are links.)
     """
     folder = path.absolute().parent
-    if not location or Path(location).is_absolute() or "\\" in location:
+    if not location or Path(location).is_absolute() or "\\" in location or "\0" in location:
         raise ModelError(f"{path}: {who} points to '{location}': external data must be a relative path")
-    lexical = Path(os.path.normpath(folder / location))
-    real = lexical.resolve()
-    if not lexical.is_relative_to(folder) or not (
-        real.is_relative_to(folder.resolve()) or real.parent == path.resolve().parent
-    ):
+    real = (folder / location).resolve()
+    climbs = Path(os.path.normpath(location)).is_relative_to(os.pardir)
+    if climbs or not (real.is_relative_to(folder.resolve()) or real.parent == path.resolve().parent):
         raise ModelError(f"{path}: {who} points outside the model's folder, to '{location}'. Refused.")
     if not real.is_file():
         raise ModelError(f"{path}: the weights file '{location}' is missing ({who}). Copy it into the model's folder.")

@@ -108,6 +108,21 @@ def test_external_data_is_found_beside_the_model(tmp_path: Path, monkeypatch: py
     run(path)
 
 
+@pytest.mark.parametrize("route", ["../models/m.onnx", "../there/../models/m.onnx", "./m.onnx"])
+def test_a_path_with_dots_leads_to_the_model(route: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own folder stays its own folder; `there` is a link elsewhere, so that `..` behind it is not textual."""
+    folder, elsewhere = tmp_path / "models", tmp_path / "deep" / "er"
+    folder.mkdir()
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "there").symlink_to(elsewhere)
+    (tmp_path / "deep" / "models").symlink_to(folder)
+    external(folder, data=WEIGHT.tobytes())
+    monkeypatch.chdir(folder)
+    run(Path(route))
+    saved(make_model(), folder / "m.onnx")
+    run(Path(route))
+
+
 def test_external_data_behind_links_of_a_model_hub_is_found(tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     blobs.mkdir()
@@ -119,7 +134,7 @@ def test_external_data_behind_links_of_a_model_hub_is_found(tmp_path: Path) -> N
     run(snapshot / "m.onnx")
 
 
-@pytest.mark.parametrize("location", ["../w.bin", "/etc/passwd", "a/../../w.bin", ""])
+@pytest.mark.parametrize("location", ["../w.bin", "/etc/passwd", "a/../../w.bin", "", "w\0", ".."])
 def test_external_data_outside_the_folder_is_refused(location: str, tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
