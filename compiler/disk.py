@@ -6,8 +6,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-_DELIMITED = 2
-_FIXED = {1: 8, 5: 4}
+from .wireformat import DELIMITED, fields
+
 _LOCATION = b"location"
 
 # The way to TensorProto.external_data, as message kind → {field number: kind inside} (onnx.proto).
@@ -40,54 +40,22 @@ def size(path: Path) -> int:
 def external_files(path: Path) -> set[str]:
     """The locations that the tensors of an .onnx file name as their external data, as written there.
 
-    The wire format (protobuf.dev/programming-guides/encoding) is walked; weights are skipped. A file that is not
-    protobuf has none: whoever loads it reports that.
+    Weights are skipped. A file that is not protobuf has none: whoever loads it reports that.
     """
     with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return {name.decode() for name in _locations(data, 0, len(data), "model")}
-        except (IndexError, ValueError):
+        except ValueError:
             return set()
 
 
 def _locations(data: mmap.mmap, start: int, end: int, kind: str) -> Iterator[bytes]:
     inside = _INSIDE[kind]
-    for number, body, stop in _messages(data, start, end):
-        child = inside.get(number)
+    for f in fields(data, start, end):
+        child = inside.get(f.number) if f.wire == DELIMITED else None
         if child == "entry":
-            entry = {n: data[b:s] for n, b, s in _messages(data, body, stop)}
+            entry = {e.number: data[e.body : e.stop] for e in fields(data, f.body, f.stop)}
             if entry.get(1) == _LOCATION and 2 in entry:
                 yield entry[2]
         elif child is not None:
-            yield from _locations(data, body, stop, child)
-
-
-def _messages(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, end) of each length-delimited field in data[start:end]. Raises ValueError, IndexError."""
-    at = start
-    while at < end:
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            _, at = _varint(data, at)
-        elif wire in _FIXED:
-            at += _FIXED[wire]
-        elif wire == _DELIMITED:
-            length, at = _varint(data, at)
-            if at + length > end:
-                raise ValueError(f"field {number} ends beyond its message")
-            yield number, at, at + length
-            at += length
-        else:
-            raise ValueError(f"wire type {wire}")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
+            yield from _locations(data, f.body, f.stop, child)
