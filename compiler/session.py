@@ -79,6 +79,8 @@ class Session:
         # In the order of the nodes, so that what a node alone reads is made just before it and lives shortly.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # Nor may every reader of a dequantised weight get its own copy of the operator, behind all other nodes.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Most models run once: a plan of the memory for later runs is wasted, and so are threads that spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False
@@ -140,7 +142,7 @@ def _ort_value(tensor: ir.TensorProtocol) -> tuple[Any, np.ndarray]:
     if kind.bitwidth < 8:
         # onnxruntime takes the shape from the array, and reads as many packed bytes as there are: the rest is unused.
         packed = np.frombuffer(tensor.tobytes(), np.uint8)
-        array = np.empty(tuple(tensor.shape), np.uint8)
+        array = np.empty(tensor.shape.numpy(), np.uint8)
         array.reshape(-1)[: packed.size] = packed
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(kind)), array
     if kind == ir.DataType.BFLOAT16 or kind.name.startswith("FLOAT8"):
