@@ -53,17 +53,20 @@ CASES = {
         g = GroupNormalization<num_groups=2>(x, c, c) l = LayerNormalization(g, s, s) y = RMSNormalization(l, s) }""",
     "activations": """(float[N,8] x) => (float[N,8] y) {
         a = HardSwish(x) b = Gelu(a) c = Mish(b) e = Gelu<approximate="tanh">(c) s = Sigmoid(e) y = Mul(e, s) }""",
-    "reductions": """(float[N,8,6] x) => (float[N,6] y, float[N,8,1] z, float[1,1,1] w) <int64[1] a = {1}, int64[1] b = {2}>
-        { y = ReduceMax<keepdims=0>(x, a) z = ReduceL2(x, b) w = ReduceMean(x) }""",
+    "reductions": """(float[N,8,6] x) => (float[N,6] y, float[N,8,1] z, float[1,1,1] w)
+        <int64[1] a = {1}, int64[1] b = {2}> {
+        y = ReduceMax<keepdims=0>(x, a) z = ReduceL2(x, b) w = ReduceMean(x) }""",
     "sizes": """(float[N,4,6,6] x) => (float[N,4,8,10] y, float[N,4,12,3] z, int64[2] n)
         <int64[4] p = {1,2,1,2}, int64[2] a = {2,3}, float[2] s = {2,0.5}> {
         y = Pad<mode="reflect">(x, p, , a) z = Resize<mode="nearest", axes=[2,3]>(x, , s)
         h = Relu(x) n = Shape<start=2, end=4>(x) }""",
-    "splits": """(float[N,7] x) => (float[N,3] a, float[N,3] b, float[N,1] c) { a, b, c = Split<axis=1, num_outputs=3>(x) }""",
+    "splits": """(float[N,7] x) => (float[N,3] a, float[N,3] b, float[N,1] c) {
+        a, b, c = Split<axis=1, num_outputs=3>(x) }""",
     "pools": """(float[N,4,8,8] x) => (float[N,4,4,4] y, float[N,4,4,4] z) {
         y = AveragePool<kernel_shape=[2,2], strides=[2,2], dilations=[1,1]>(x)
         z = LpPool<kernel_shape=[2,2], strides=[2,2]>(x) }""",
-    "scatter": """(float[4,3] x, float[1,3] u) => (float[4,3] y) <int64[1,3] i = {0,1,2}> { y = ScatterElements(x, i, u) }""",
+    "scatter": """(float[4,3] x, float[1,3] u) => (float[4,3] y) <int64[1,3] i = {0,1,2}> {
+        y = ScatterElements(x, i, u) }""",
 }
 
 
