@@ -5,11 +5,11 @@ A test asserts that the table equals the lowering table of the backend: this is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
-from .graph import attr
+from .graph import attr, nodes
 from .targets import Target
 
 COREML = frozenset({
@@ -51,6 +51,16 @@ def lacking(target: Target, opset: int | None = None) -> Callable[[ir.Node], boo
     if found is not None:
         return lambda node: node.op_type not in found
     return None if opset is None else lambda node: _newer(node, opset)
+
+
+def unknown(model: ir.Model, target: Target) -> Iterator[tuple[ir.Node, str]]:
+    """Nodes that the target can't express whatever their shapes, and why."""
+    lacks = lacking(target) or (lambda _: False)
+    for node in nodes(model):
+        if node.domain not in ("", "edgec"):
+            yield node, f"unknown domain '{node.domain}'"
+        elif lacks(node):
+            yield node, f"{target.name} has no such operator"
 
 
 def _newer(node: ir.Node, opset: int) -> bool:

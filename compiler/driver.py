@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from . import freeze, pipelines, proof
+from . import core_ops, freeze, pipelines, proof
 from .backend import EmitOptions, Emitted
 from .cost import stats
 from .data import Samples
@@ -248,12 +248,15 @@ def dry_run(
     with Scratch() as scratch:
         model = load(source)
         freeze.fix(model, shapes or {})
-        if where.backend == "coreml" and (open_inputs := freeze.free(model)):
-            return [Missing("", f"input '{v.name}'", "free dimensions; fix them with --shape") for v in open_inputs]
+        unfixed = freeze.free(model) if where.backend == "coreml" else []
         specs = pipelines.pipeline("O0", where, "fp32", opset=opset)
         manager = Manager(Context(where, scratch), Options(verify="off"), {})
         model = manager.run(model, pipelines.build(specs))
-        return list(find_backend(where.backend).check(model, where, EmitOptions(io=io, opset=opset)))
+        if not unfixed:
+            return list(find_backend(where.backend).check(model, where, EmitOptions(io=io, opset=opset)))
+        # Without sizes nothing can be lowered; operators that there is no row for are missing at any size.
+        found = [Missing("", f"input '{v.name}'", "free dimensions; fix them with --shape") for v in unfixed]
+        return [*found, *(Missing(n.name or "", n.op_type, why) for n, why in core_ops.unknown(model, where))]
 
 
 def verify(

@@ -247,6 +247,22 @@ def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
     assert [m.op for m in found.value.missing] == ["BitwiseAnd", "BitwiseOr", "BitwiseNot"]
 
 
+def test_a_dry_run_lists_what_an_older_opset_lacks(tmp_path: Path) -> None:
+    path = save(tmp_path, "(int32[2] x, int32[2] z) => (int32[2] y) { a = BitwiseAnd(x, z) y = BitwiseNot(a) }")
+    assert driver.dry_run(path, target="onnx") == []
+    assert [m.op for m in driver.dry_run(path, target="onnx", opset=16)] == ["BitwiseAnd", "BitwiseNot"]
+
+
+def test_a_dry_run_lists_free_dimensions_and_unknown_operators_together(tmp_path: Path) -> None:
+    path = save(
+        tmp_path,
+        """(float[N,3] x) => (float[N,3] y) { s = SequenceConstruct(x, x) zero = Constant<value_int = 0>()
+        y = SequenceAt(s, zero) }""",
+    )
+    missing = driver.dry_run(path, target="ios")
+    assert [m.op for m in missing] == ["input 'x'", "SequenceConstruct", "SequenceAt"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
