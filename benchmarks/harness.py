@@ -22,9 +22,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One process: wall seconds, peak resident MB of its largest process, exit code, and what it printed last."""
+    """One process: wall seconds, processor seconds (user and system), peak resident MB, exit code, last lines printed.
+
+    The peak is that of the process or of its largest child.
+    """
 
     seconds: float
+    cpu: float
     peak_mb: float
     code: int
     tail: str
@@ -55,7 +59,7 @@ def run(command: Sequence[str], cwd: Path | None = None, timeout: float = 1800) 
         output.seek(max(0, output.tell() - 4000))
         tail = output.read().decode(errors="replace")
     unit = 1e6 if platform.system() == "Darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return Run(seconds, usage.ru_maxrss / unit, process.returncode, tail)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, process.returncode, tail)
 
 
 def measure(jobs: Mapping[str, Sequence[str]], repeats: int, cwd: Path | None = None) -> dict[str, list[Run]]:
@@ -69,13 +73,14 @@ def measure(jobs: Mapping[str, Sequence[str]], repeats: int, cwd: Path | None = 
 
 
 def summary(runs: Sequence[Run]) -> Row:
-    """Median seconds and peak MB of the runs, the spread of the seconds, or why it failed."""
+    """Median wall and processor seconds and peak MB of the runs, the spread of the seconds, or why it failed."""
     if failed := next((r for r in runs if r.code), None):
         return {"s": None, "MB": None, "failed": failed.reason}
     seconds = [r.seconds for r in runs]
     return {
         "s": round(statistics.median(seconds), 2),
         "min-max s": f"{min(seconds):.2f}-{max(seconds):.2f}",
+        "CPU s": round(statistics.median(r.cpu for r in runs), 2),
         "MB": round(statistics.median(r.peak_mb for r in runs)),
     }
 
