@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before
+from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before, nodes, shape
 from ..compiler.passbase import Context, Pass
 from ..compiler.rounding import HALF_MAX, HALF_TINY, insert_pair, is_rounded, to_half
 from ..compiler.session import Session
@@ -61,6 +62,7 @@ class RoundActivations(Pass):
         plan = Plan.of(model.clone(), self.keep, ctx.target.fp16_rnn)
         plan.measure(inputs)
         halves: Halves = {}
+        count += _round_attention_scales(plan.model, ctx) + _round_attention_scales(model, ctx)
         rounded = apply(model, [key(n) for n in plan.half_nodes()], halves, ctx.scratch)
         release(plan.model)
         noise = noise_power(plan.figures.outputs, Session(model).run(inputs)) if rounded else 0.0
@@ -116,7 +118,7 @@ def _round_attributes(node: ir.Node) -> int:
     """A float16 operator has float16 parameters, too: slopes, scales; an epsilon stays above zero."""
     count = 0
     for name, found in list(node.attributes.items()):
-        if found.type != ir.AttributeType.FLOAT or found.value is None:
+        if found.type != ir.AttributeType.FLOAT or found.value is None or node.op_type == "Attention":
             continue
         value = float(found.value)
         rounded = half.half_epsilon(value) if name == "epsilon" and value > 0 else float(np.float16(value))
@@ -124,6 +126,36 @@ def _round_attributes(node: ir.Node) -> int:
             node.attributes[name] = ir.AttrFloat32(name, rounded)
             count += 1
     return count
+
+
+def _round_attention_scales(model: ir.Model, ctx: Context) -> int:
+    """Give attentions a scale that float16 applies without error: it is one number for all, and would be off for all.
+
+    A fused attention has its 1 / sqrt(size), and what differs from it is a factor of the query; a written-out one
+    multiplies query and key by the root of the scale.
+    """
+    count = 0
+    for node in nodes(model, "Attention"):
+        size = _head_size(node)
+        if size is None:
+            continue
+        scale = float(attr(node, "scale") or 0) or 1 / math.sqrt(size)
+        if ctx.target.attention and not attr(node, "softcap", 0.0):
+            own = 1 / math.sqrt(size)
+            rounded = float(np.float16(scale / own)) * own
+        else:
+            rounded = math.copysign(float(np.float16(math.sqrt(abs(scale)))) ** 2, scale)
+        if not math.isclose(rounded, scale, rel_tol=1e-6):
+            node.attributes["scale"] = ir.AttrFloat32("scale", rounded)
+            count += 1
+    return count
+
+
+def _head_size(node: ir.Node) -> int | None:
+    dims = shape(node.inputs[0])
+    if dims is None or not isinstance(dims[-1], int):
+        return None
+    return dims[-1] if len(dims) == 4 else dims[-1] // int(attr(node, "q_num_heads", 1))
 
 
 def _round_scale(value: ir.Value, scratch: Scratch) -> int:
@@ -219,9 +251,9 @@ def _explain(plan: Plan, model: ir.Model, ctx: Context) -> None:
     groups: dict[str, list[ir.Node]] = defaultdict(list)
     for name, why in plan.reasons.items():
         groups[why].append(plan.candidates[name])
-    for why, nodes in groups.items():
-        more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
-        ctx.note(f"float32: {', '.join(label(n) for n in nodes[:NAMED])}{more}: {why}")
+    for why, members in groups.items():
+        more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
+        ctx.note(f"float32: {', '.join(label(n) for n in members[:NAMED])}{more}: {why}")
     inner = sum(1 for g in list(model.graphs())[1:] for n in g if half.can_compute(n))
     if inner:
         ctx.note(f"float32: {inner} operators inside If, Loop or Scan: they can't be measured from outside")

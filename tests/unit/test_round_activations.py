@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.compiler import rounding
-from edgec.compiler.graph import nodes
+from edgec.compiler.graph import attr, nodes
 from edgec.compiler.numerics import difference
 from edgec.compiler.passbase import Context
+from edgec.compiler.targets import find_target
+from edgec.compiler.weights import Scratch
 from edgec.passes.noise_search import search
 from edgec.passes.round_activations import RoundActivations
 from passcheck import check_pass, context, load, ops, run
@@ -261,3 +263,18 @@ def test_the_search_finds_what_is_noisy(quiet: list[float], loud: set[int]) -> N
     assert result.found and result.noise <= 1e-3
     kept = {n for s in result.kept for n in s.names}
     assert {str(k) for k in loud} <= kept and len(kept) <= len(names) / 4
+
+
+@pytest.mark.parametrize(("target", "size"), [("ios17", 15), ("ios18", 15), ("ios17", 64), ("ios18", 64)])
+def test_attention_gets_a_scale_that_float16_applies_without_error(target: str, size: int) -> None:
+    """1 / sqrt(15) is no float16: a package would be off by the same part everywhere, and so must the model be."""
+    text = f"""agraph (float[1,2,5,{size}] q, float[1,2,5,{size}] k, float[1,2,5,{size}] v) => (float[1,2,5,{size}] y) {{
+        y = Attention(q, k, v) }}"""
+    model = load(HEAD + text)
+    with Scratch() as scratch:
+        RoundActivations().run(model, Context(find_target(target), scratch))
+    (node,) = [n for n in model.graph if n.op_type == "Attention"]
+    scale = attr(node, "scale") or size**-0.5
+    assert abs(scale * size**0.5 - 1) < 2e-3
+    applied = 1.0 if target == "ios18" else scale**0.5
+    assert np.float16(applied) == pytest.approx(applied, rel=1e-6)
