@@ -268,8 +268,8 @@ def test_the_search_finds_what_is_noisy(quiet: list[float], loud: set[int]) -> N
 @pytest.mark.parametrize(("target", "size"), [("ios17", 15), ("ios18", 15), ("ios17", 64), ("ios18", 64)])
 def test_attention_gets_a_scale_that_float16_applies_without_error(target: str, size: int) -> None:
     """1 / sqrt(15) is no float16: a package would be off by the same part everywhere, and so must the model be."""
-    text = f"""agraph (float[1,2,5,{size}] q, float[1,2,5,{size}] k, float[1,2,5,{size}] v) => (float[1,2,5,{size}] y) {{
-        y = Attention(q, k, v) }}"""
+    kind = f"float[1,2,5,{size}]"
+    text = f"agraph ({kind} q, {kind} k, {kind} v) => ({kind} y) {{ y = Attention(q, k, v) }}"
     model = load(HEAD + text)
     with Scratch() as scratch:
         RoundActivations().run(model, Context(find_target(target), scratch))
