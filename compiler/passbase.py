@@ -57,7 +57,7 @@ class Pass(abc.ABC):
     lossy: ClassVar[bool] = False
     """A lossy pass changes numbers only; an exact pass changes everything but the function."""
     unpacks: ClassVar[bool] = False
-    """Whether it may make the stored weights grow, since the target can't store them packed. Elsewhere that is a fault."""
+    """Whether it may make the stored weights grow, since the target can't store them packed: elsewhere a fault."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, ctx: Context) -> int:
