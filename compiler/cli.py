@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from . import process
+from .argtypes import count, error_limit, limit
 from .errors import EdgecError, UsageError, VerifyFailed
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _compiler_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("model", metavar="MODEL", help="the model: .onnx, .mlpackage")
+    p.add_argument("model", metavar="MODEL", nargs="?", help="the model: .onnx, .mlpackage")
     p.add_argument("-O", dest="level", default="2", choices=list("0123s"), help="optimisation level (default: -O2)")
     p.add_argument("--target", default="ios", help="where it will run; `edgec targets` lists them (default: ios)")
     p.add_argument("-o", dest="out", metavar="OUT", help="what to write (default: the model's name, in this folder)")
@@ -95,8 +96,10 @@ def _compiler_parser() -> argparse.ArgumentParser:
     g.add_argument("--precision", choices=("fp16", "fp32"), help="compute in half or single precision")
     g.add_argument("--io", choices=("fp32", "fp16"), default="fp32", help="type of float inputs and outputs")
     g.add_argument("--opset", type=int, help="with --target onnx: the opset to write")
-    g.add_argument("--max-error", type=float, metavar="X", help="largest error allowed, relative to the largest output")
-    g.add_argument("--min-snr", type=float, metavar="DB", help="smallest signal-to-noise ratio allowed, in decibels")
+    g.add_argument(
+        "--max-error", type=error_limit, metavar="X", help="largest error allowed, relative to the largest output"
+    )
+    g.add_argument("--min-snr", type=limit, metavar="DB", help="smallest signal-to-noise ratio allowed, in decibels")
     g.add_argument(
         "--verify", choices=("each", "end", "off"), default="each", help="when to check (default: each pass)"
     )
@@ -111,7 +114,7 @@ def _compiler_parser() -> argparse.ArgumentParser:
     g.add_argument("--print-after-change", action="store_true", help="print what each pass changed")
     g.add_argument("--time-passes", action="store_true", help="print the time of every pass")
     g.add_argument("--save-temps", metavar="DIR", help="save the model after each pass that changed it")
-    g.add_argument("--bisect-limit", type=int, metavar="N", help="run only the first N passes")
+    g.add_argument("--bisect-limit", type=count, metavar="N", help="run only the first N passes")
 
     g = p.add_argument_group("output")
     g.add_argument("--report", action="append", default=[], metavar="OUT.html|OUT.json", help="write a report")
@@ -133,6 +136,8 @@ def _compile(o: argparse.Namespace) -> int:
         kind = pipelines.precision_of(level, target, o.precision)
         print("\n".join([*pipelines.pipeline(level, target, kind, o.passes, o.opset), *o.extra]))
         return 0
+    if o.model is None:
+        raise UsageError("which model? edgec MODEL [options]; `edgec --help` lists them")
     source = Path(o.model)
     if not source.exists():
         raise UsageError(f"no such file: {source}")

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .argtypes import error_limit, limit
 from .freeze import parse_shape
 from .plugins import PASSES, entries, find_pass
 from .targets import ALIASES, TARGETS, find_target
@@ -30,11 +31,11 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
         p.add_argument("--inputs", metavar="FILE.npz", help="arrays named like the inputs of A")
         p.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help="fix a free shape of A")
         p.add_argument(
-            "--max-error", type=float, default=None, metavar="X",
+            "--max-error", type=error_limit, default=None, metavar="X",
             help=f"largest error allowed, relative to the largest output (default: {EXACT:g})",
         )  # fmt: skip
         p.add_argument(
-            "--min-snr", type=float, default=None, metavar="DB", help="smallest signal-to-noise ratio, in dB"
+            "--min-snr", type=limit, default=None, metavar="DB", help="smallest signal-to-noise ratio, in dB"
         )
     if name == "ops":
         p.add_argument("--target", default="ios", help="the target (default: ios)")
@@ -47,12 +48,31 @@ def run(name: str, o: argparse.Namespace, console: Callable[[], Any]) -> int:
     tables: dict[str, Callable[[], Table]] = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}
     title, columns, rows = tables[name]()
     if o.json:
-        print(json.dumps({"version": 1, name: [dict(zip(columns, row, strict=True)) for row in rows]}, indent=2))
+        keys = [c.replace(" ", "_") for c in columns]
+        print(json.dumps({"version": 1, name: [dict(zip(keys, row, strict=True)) for row in rows]}, indent=2))
     else:
         from .report_terminal import print_table
 
-        print_table(console(), title, columns, rows)
+        if name == "passes":
+            columns, rows = _narrow(rows)
+        print_table(console(), title, columns, [[_cell(value) for value in row] for row in rows])
     return 0
+
+
+def _narrow(rows: Sequence[Sequence[Any]]) -> tuple[Sequence[str], list[Sequence[Any]]]:
+    """The passes as a table for 80 columns: options under the summary, packages only where they are not edgec."""
+    shown: list[Sequence[Any]] = []
+    for name, kind, options, summary, package in rows:
+        about = f"{summary}\n{{{_cell(options)}}}" if options else summary
+        shown.append((name, kind, about, "" if package == "edgec" else package))
+    return ("name", "kind", "summary {options}", "package"), shown
+
+
+def _cell(value: Any) -> Any:
+    """How the table shows what is a list or an object in JSON."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
 
 
 Table = tuple[str, Sequence[str], list[Sequence[Any]]]
@@ -62,7 +82,7 @@ def _passes() -> Table:
     rows: list[Sequence[Any]] = []
     for name, entry in entries(PASSES).items():
         cls = type(find_pass(name))
-        options = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(cls))
+        options = {f.name: f.default for f in dataclasses.fields(cls)}
         summary = (cls.__doc__ or "").strip().split("\n")[0]
         rows.append((name, "lossy" if cls.lossy else "exact", options, summary, entry.dist.name if entry.dist else ""))
     return "Passes", ("name", "kind", "options", "summary", "package"), rows
@@ -72,16 +92,17 @@ def _targets() -> Table:
     alias = {v: k for k, v in ALIASES.items()}
     rows: list[Sequence[Any]] = [
         (
-            t.name + (f" ({alias[t.name]})" if t.name in alias else ""),
+            t.name,
+            alias.get(t.name, ""),
             t.suffix,
             t.summary,
             t.opset or "25",
             "fp16" if t.float16 else "fp32",
-            ", ".join(f"int{b}" for b in t.weight_bits) or "none",
+            [f"int{b}" for b in t.weight_bits],
         )
         for t in TARGETS.values()
     ]
-    return "Targets", ("name", "file", "summary", "opset", "precision", "compressed weights"), rows
+    return "Targets", ("name", "alias", "file", "summary", "opset", "precision", "weights"), rows
 
 
 def _ops(o: argparse.Namespace) -> Table:

@@ -255,7 +255,7 @@ def dry_run(
         if not unfixed:
             return list(find_backend(where.backend).check(model, where, EmitOptions(io=io, opset=opset)))
         # Without sizes nothing can be lowered; operators that there is no row for are missing at any size.
-        found = [Missing("", f"input '{v.name}'", "free dimensions; fix them with --shape") for v in unfixed]
+        found = [Missing("", f"input '{v.name}'", f"free dimensions; give {freeze.flag(v)}") for v in unfixed]
         return [*found, *(Missing(n.name or "", n.op_type, why) for n, why in core_ops.unknown(model, where))]
 
 
@@ -271,6 +271,8 @@ def verify(
     """
     first, second = load(a), load(b)
     freeze.fix(first, shapes or {})
+    for model in (first, second):
+        check_operators(model)
     samples = Samples.of(first, inputs)
     return proof.compare_models(first, second, samples)
 

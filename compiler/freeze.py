@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from . import shapes
 from .errors import UsageError
-from .graph import shape
+from .graph import shape, static_shape
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -34,6 +34,8 @@ def fix(model: ir.Model, given: Mapping[str, Sequence[int]]) -> None:
     symbols: dict[str, int] = {}
     names = {d for v in inputs.values() for d in shape(v) or () if isinstance(d, str)}
     for name, dims in given.items():
+        if bad := [d for d in dims if d < 1]:
+            raise UsageError(f"--shape {name}: a dimension must be at least 1, not {bad[0]}")
         if name in inputs:
             _take(name, inputs[name], dims, symbols)
         elif name in names and len(dims) == 1:
@@ -52,12 +54,10 @@ def _take(name: str, value: ir.Value, dims: Sequence[int], symbols: dict[str, in
     if old is not None and len(old) != len(dims):
         raise UsageError(f"--shape {name}: {len(dims)} dimensions given, the model has {len(old)}: {_show(old)}")
     for given, declared in zip(dims, old or (), strict=False):
-        if given < 1:
-            raise UsageError(f"--shape {name}: a dimension must be at least 1, not {given}")
         if isinstance(declared, str):
             _settle(symbols, declared, given, name)
         elif isinstance(declared, int) and declared != given:
-            raise UsageError(f"--shape {name}: {list(dims)} contradicts the model's {_show(old or ())}")
+            raise UsageError(f"--shape {name}: {list(dims)} contradicts the model's {_show(old)}")
     value.shape = ir.Shape(list(dims))
 
 
@@ -68,24 +68,33 @@ def _settle(symbols: dict[str, int], symbol: str, size: int, who: str) -> None:
 
 def free(model: ir.Model) -> list[ir.Value]:
     """The inputs that have a dimension which is not a number."""
-    return [v for v in model.graph.inputs if not all(isinstance(d, int) for d in shape(v) or ("?",)) or v.shape is None]
+    return [v for v in model.graph.inputs if static_shape(v) is None]
 
 
 def require_fixed(model: ir.Model, target: str) -> None:
     """Raise UsageError, with the flags to use, when a target that needs numbers meets free dimensions."""
     if found := free(model):
-        flags = " ".join(f"--shape {v.name}:{_example(shape(v) or ())}" for v in found)
-        names = "; ".join(f"input '{v.name}' is {_show(shape(v) or ())}" for v in found)
+        flags = " ".join(flag(v) for v in found)
+        names = "; ".join(f"input '{v.name}' is {_show(shape(v))}" for v in found)
         raise UsageError(f"{target} needs every dimension as a number: {names}.\nFor example: {flags}")
 
 
-def _example(dims: Sequence[int | str | None]) -> str:
+def flag(value: ir.Value) -> str:
+    """The flag that fixes an input's free dimensions, to be filled in."""
+    return f"--shape {value.name}:{_example(shape(value))}"
+
+
+def _example(dims: Sequence[int | str | None] | None) -> str:
+    if dims is None:
+        return "<size>,…"
     return ",".join(str(d) if isinstance(d, int) else "1" if i == 0 else "<size>" for i, d in enumerate(dims))
 
 
-def _show(dims: Sequence[int | str | None]) -> str:
+def _show(dims: Sequence[int | str | None] | None) -> str:
+    if dims is None:
+        return "of unknown rank"
     return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
 
 
 def _offer(model: ir.Model) -> str:
-    return "Inputs: " + ", ".join(f"{v.name} {_show(shape(v) or ())}" for v in model.graph.inputs)
+    return "Inputs: " + ", ".join(f"{v.name} {_show(shape(v))}" for v in model.graph.inputs)

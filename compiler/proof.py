@@ -13,6 +13,7 @@ import onnx_ir as ir
 from .backend import Emitted
 from .data import Samples
 from .errors import ModelError
+from .graph import shape
 from .numerics import Meter
 from .operators import probe
 from .records import Proof, Report
@@ -159,6 +160,7 @@ def _run(
 def compare_models(a: ir.Model, b: ir.Model, samples: Samples) -> Comparison:
     """Run two models on the same samples. Ports are matched by name, else by order. Raises ModelError."""
     inputs = _matching("input", a.graph.inputs, b.graph.inputs)
+    _check_forms(a.graph.inputs, {v.name: v for v in b.graph.inputs}, inputs)
     outputs = _matching("output", a.graph.outputs, b.graph.outputs)
     first, second = _Side(Session(a), a), _Side(Session(b), b, inputs, outputs)
     meters: dict[str, Meter] = {}
@@ -175,6 +177,21 @@ def _matching(what: str, ours: Sequence[ir.Value], theirs: Sequence[ir.Value]) -
     if set(mine) == set(other):
         return {n: n for n in mine}
     return dict(zip(mine, other, strict=True))
+
+
+def _check_forms(ours: Sequence[ir.Value], theirs: Mapping[str | None, ir.Value], pairs: Mapping[str, str]) -> None:
+    """Raise ModelError where two inputs can't take the same array. A scalar may be one element, a type another."""
+    for mine in ours:
+        other = theirs[pairs[mine.name or ""]]
+        a, b = shape(mine), shape(other)
+        if a is None or b is None or not (set(a) - {1} or set(b) - {1}):
+            continue
+        fixed = [(x, y) for x, y in zip(a, b, strict=False) if isinstance(x, int) and isinstance(y, int)]
+        if len(a) != len(b) or any(x != y for x, y in fixed):
+            raise ModelError(
+                f"the models don't take the same inputs: '{mine.name}' is {mine.shape}, "
+                f"'{other.name}' of the other is {other.shape}"
+            )
 
 
 def _add(meters: dict[str, Meter], ref: Outputs, got: Outputs) -> None:

@@ -253,8 +253,10 @@ def load_inputs(path: str | Path, model: ir.Model) -> Inputs:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {n: file[n] for n in file.files}
-    except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as e:
-        raise UsageError(f"can't read '{path}': {e}. Write it with numpy.savez(path, name=array, …)") from e
+    except OSError as e:
+        raise UsageError(f"can't read '{path}': {e.strerror or e}") from e
+    except (ValueError, KeyError, AttributeError, BadZipFile, EOFError) as e:
+        raise UsageError(f"'{path}' is no .npz of plain arrays. Write it with numpy.savez(path, name=array, …)") from e
     return fit_inputs(arrays, model, f"'{path}'")
 
 

@@ -250,12 +250,18 @@ def check_operators(model: ir.Model) -> None:
         elif node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, ""):
             missing.append(Missing(node.name or "", node.op_type, "ONNX has no such operator"))
     if missing:
-        kinds = len({m.op for m in missing})
-        raise UnsupportedOp(
-            f"{len(missing)} nodes of {kinds} kind{'s' if kinds > 1 else ''} are unknown:",
-            missing,
-            "Define them as model-local functions, or export the model with standard operators only.",
-        )
+        raise unknown_operators(missing)
+
+
+def unknown_operators(missing: Sequence[Missing], source: object = "") -> UnsupportedOp:
+    """The error that lists operators which nothing here can run; `source` is the file, where it is known."""
+    kinds = len({m.op for m in missing})
+    count = f"{len(missing)} node{'s' if len(missing) > 1 else ''} of {kinds} kind{'s' if kinds > 1 else ''}"
+    return UnsupportedOp(
+        f"{f'{source}: ' if source else ''}{count} {'are' if len(missing) > 1 else 'is'} unknown:",
+        missing,
+        "Define them as model-local functions, or export the model with standard operators only.",
+    )
 
 
 def check_weights(model: ir.Model) -> None:

@@ -10,8 +10,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from ...compiler import shapes
-from ...compiler.errors import ModelError, UsageError
+from ...compiler.errors import ModelError, UnsupportedOp, UsageError
 from ...compiler.targets import OPSET
+from ...compiler.verify import unknown_operators
 from ...compiler.weights import SMALL
 from .convert import to_pinned_opset
 from .wire import slim_bytes
@@ -21,7 +22,7 @@ def load(source: Path | str) -> ir.Model:
     """The model in that file, at the pinned opset, shapes inferred, weights mapped from disk.
 
     Initializers that are inputs, too (IR version 3), become constants. Raises UsageError when there is no such file,
-    ModelError when it is not a valid model, with file, node and remedy.
+    ModelError when it is not a valid model, with file, node and remedy, UnsupportedOp with all operators that are none.
     """
     path = Path(source)
     if not path.is_file():
@@ -34,6 +35,8 @@ def load(source: Path | str) -> ir.Model:
         raise ModelError(f"{path}: can't be read: {e.strerror or e}") from e
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelError(f"{path}: holds no ONNX graph. Is it an .onnx file?")
+    if not proto.graph.output:
+        raise ModelError(f"{path}: the graph has no output, so there is nothing to compute")
     _check_external(proto, path)
     try:
         model = to_pinned_opset(proto, OPSET)
@@ -44,6 +47,8 @@ def load(source: Path | str) -> ir.Model:
         shapes.infer(model)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
+    except UnsupportedOp as e:
+        raise unknown_operators(e.missing, path) from e
     model.graph.name = model.graph.name or path.stem
     return model
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 
 import onnx
+import onnx.defs
 import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 
-from ...compiler.errors import ModelError
+from ...compiler.errors import Missing, ModelError
+from ...compiler.verify import RUNNABLE, unknown_operators
 
 OLDEST = 7
 IR_VERSION = 11
 
 
 def to_pinned_opset(proto: onnx.ModelProto, opset: int) -> ir.Model:
-    """The model at `opset`; `proto` holds no big weights. Raises ModelError when too old or not convertible."""
+    """The model at `opset`; `proto` holds no big weights.
+
+    Raises ModelError when it is too old, too new or not convertible; UnsupportedOp, listing all operators that ONNX
+    does not know.
+    """
     versions = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
     found = versions.get("")
     if found is None:
@@ -27,19 +33,46 @@ def to_pinned_opset(proto: onnx.ModelProto, opset: int) -> ir.Model:
             proto.opset_import.add(domain="", version=opset)
     if found < OLDEST:
         raise ModelError(f"opset {found} is older than {OLDEST}; export again with opset_version={OLDEST} or newer")
+    if found > onnx.defs.onnx_opset_version():
+        raise ModelError(
+            f"opset {found} is newer than what onnx {onnx.__version__} knows ({onnx.defs.onnx_opset_version()}); "
+            "install a newer onnx, or export with an older opset_version"
+        )
     if proto.functions and (found != opset or not _ours(proto)):
         proto = onnx.inliner.inline_local_functions(proto)
+    if missing := list(_unknown(proto.graph, {(f.domain, f.name) for f in proto.functions})):
+        raise unknown_operators(missing)
     if found != opset:
         proto = _convert(proto, found, opset)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
     try:
         return ir.from_proto(proto)
     except Exception as e:
-        raise ModelError(f"the graph is not valid: {str(e).splitlines()[0]}") from e
+        raise ModelError(f"the graph is not valid: {_root(e)}") from e
 
 
 def _ours(proto: onnx.ModelProto) -> bool:
     return all(f.domain == "edgec" for f in proto.functions)
+
+
+def _root(error: BaseException) -> str:
+    """What the innermost of chained errors says: onnx_ir wraps the reason in where it met it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _unknown(graph: onnx.GraphProto, functions: Set[tuple[str, str]]) -> Iterator[Missing]:
+    """The operators that nothing here can run: onnx's converter dies of the first, naming no node."""
+    for node in graph.node:
+        if (node.domain, node.op_type) not in functions:
+            if node.domain not in RUNNABLE:
+                yield Missing(node.name, node.op_type, f"nobody knows the domain '{node.domain}'")
+            elif node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, ""):
+                yield Missing(node.name, node.op_type, "ONNX has no such operator")
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _unknown(inner, functions)
 
 
 def _convert(proto: onnx.ModelProto, found: int, opset: int) -> onnx.ModelProto:

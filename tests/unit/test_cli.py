@@ -135,7 +135,39 @@ def test_verify_compares_a_package_with_its_model(model: Path, tmp_path: Path) -
 def test_tables_and_their_json(command: str, tmp_path: Path) -> None:
     table = run(command, cwd=tmp_path)
     assert table.returncode == 0 and table.stdout.strip(), table.stderr
+    assert max(map(len, table.stdout.splitlines())) <= 80
     assert json.loads(run(command, "--json", cwd=tmp_path).stdout)[command]
+
+
+def test_inputs_that_core_ml_has_no_type_for(tmp_path: Path) -> None:
+    """A scalar has no free dimension; int64, bool and double are carried by what Core ML has."""
+    kinds = {"i": TensorProto.INT64, "b": TensorProto.BOOL, "d": TensorProto.DOUBLE}
+    casts = [helper.make_node("Cast", [n], [f"{n}f"], to=TensorProto.FLOAT) for n in kinds]
+    nodes = [*casts, helper.make_node("Sum", ["if", "bf", "df", "scalar"], ["y"])]
+    inputs = [helper.make_tensor_value_info(n, kind, [1, 4]) for n, kind in kinds.items()]
+    inputs.append(helper.make_tensor_value_info("scalar", TensorProto.FLOAT, []))
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "k.onnx")
+    done = run("k.onnx", "--target", "ios15", "--json", cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["proof"]["ok"], done.stderr
+
+
+def test_questions_that_need_no_model(tmp_path: Path) -> None:
+    assert "fuse-gelu" in run("--list-passes", cwd=tmp_path).stdout
+    assert run("-O1", "--print-pipeline", cwd=tmp_path).stdout.startswith("canonicalize\n")
+    refuse(run("-O1", cwd=tmp_path), 2, "which model?", tmp_path)
+
+
+def test_models_that_can_not_be_compared(model: Path, tmp_path: Path) -> None:
+    flat = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 7])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 7])],
+    )
+    onnx.save(helper.make_model(flat, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "flat.onnx")
+    done = run("verify", "net.onnx", "flat.onnx", cwd=tmp_path)
+    refuse(done, 1, "'image' is [1,3,16,16], 'x' of the other is [1,7]", tmp_path, "net.onnx", "flat.onnx")
 
 
 def test_pipeline_flags(model: Path, tmp_path: Path) -> None:
@@ -206,6 +238,7 @@ def test_free_dimensions_name_the_flag(tmp_path: Path) -> None:
         ("image:1,3", "2 dimensions given, the model has 4"),
         ("picture:1,3,16,16", "no such input or free dimension"),
         ("image:1,4,16,16", "contradicts"),
+        ("image:0,3,16,16", "must be at least 1"),
     ],
 )
 def test_wrong_shapes(shape: str, message: str, model: Path, tmp_path: Path) -> None:
@@ -231,6 +264,10 @@ def test_weights_that_are_no_numbers(bad: float, tmp_path: Path) -> None:
         (["--target", "onnx", "-o", "net.onnx"], "is the model itself"),
         (["--report", "r.pdf"], "must end in .html or .json"),
         (["--inputs", "nothing.npz"], "nothing.npz"),
+        (["--max-error", "nan"], "NaN is no limit"),
+        (["--max-error", "-0.1"], "below 0"),
+        (["--min-snr", "nan"], "NaN is no limit"),
+        (["--bisect-limit", "-1"], "'-1' is not 0, 1, 2"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )
@@ -239,7 +276,7 @@ def test_wrong_use(arguments: list[str], message: str, model: Path, tmp_path: Pa
 
 
 def test_a_budget_that_can_not_be_kept_writes_nothing(model: Path, tmp_path: Path) -> None:
-    done = run("net.onnx", "--passes", "", "--precision", "fp32", "--max-error", "-1", cwd=tmp_path)
+    done = run("net.onnx", "--verify", "end", "--max-error", "0", cwd=tmp_path)
     refuse(done, 1, "Nothing was written", tmp_path, "net.onnx")
 
 
@@ -274,7 +311,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_an_old_package_survives_a_failed_run(model: Path, tmp_path: Path) -> None:
     assert run("net.onnx", cwd=tmp_path).returncode == 0
     before = contents(tmp_path / "net.mlpackage")
-    assert run("net.onnx", "--max-error", "-1", cwd=tmp_path).returncode == 1
+    assert run("net.onnx", "--max-error", "0", "--verify", "end", cwd=tmp_path).returncode == 1
     assert before == contents(tmp_path / "net.mlpackage")
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgec.compiler.errors import ModelError, UsageError
+from edgec.compiler.errors import ModelError, UnsupportedOp, UsageError
 from edgec.compiler.session import Session
 from edgec.frontends.onnx import load
 
@@ -184,6 +184,38 @@ def test_a_cut_off_file_is_named(part: float, tmp_path: Path) -> None:
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(ModelError, match=r"cut\.onnx"):
         load(path)
+
+
+def test_a_graph_without_outputs_is_named(tmp_path: Path) -> None:
+    proto = make_model()
+    del proto.graph.output[:]
+    with pytest.raises(ModelError, match=r"m\.onnx: the graph has no output"):
+        load(saved(proto, tmp_path / "m.onnx"))
+
+
+def test_a_value_that_is_computed_twice_is_named(tmp_path: Path) -> None:
+    proto = make_model()
+    node, twin = proto.graph.node[-1], proto.graph.node.add()
+    twin.CopyFrom(node)
+    with pytest.raises(ModelError, match=rf"m\.onnx: .*'{node.output[0]}'"):
+        load(saved(proto, tmp_path / "m.onnx"))
+
+
+def test_an_opset_from_the_future_is_named(tmp_path: Path) -> None:
+    proto = make_model()
+    proto.opset_import[0].version = 99
+    with pytest.raises(ModelError, match=r"m\.onnx: opset 99 is newer than what onnx .* knows"):
+        load(saved(proto, tmp_path / "m.onnx"))
+
+
+def test_unknown_operators_are_all_listed(tmp_path: Path) -> None:
+    """Before onnx's converter meets the first one: it would name that one alone, and no node."""
+    proto = make_model()
+    proto.graph.node.add(op_type="Foo", name="n1", input=["x"], output=["o1"])
+    proto.graph.node.add(op_type="Bar", name="n2", domain="com.acme", input=["x"], output=["o2"])
+    with pytest.raises(UnsupportedOp, match=r"m\.onnx: 2 nodes of 2 kinds are unknown") as error:
+        load(saved(proto, tmp_path / "m.onnx"))
+    assert [(m.node, m.op) for m in error.value.missing] == [("n1", "Foo"), ("n2", "Bar")]
 
 
 def test_no_such_file() -> None:
