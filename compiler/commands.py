@@ -113,7 +113,7 @@ def _ops(o: argparse.Namespace) -> Table:
     target = find_target(o.target)
     direct = core(target)
     found = {}
-    schemas: list[Any] = onnx.defs.get_all_schemas()
+    schemas: Any = onnx.defs.get_all_schemas()
     for schema in schemas:
         if schema.domain != "" or schema.deprecated:
             continue
