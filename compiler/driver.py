@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,8 @@ from . import core_ops, freeze, pipelines, proof
 from .backend import EmitOptions, Emitted
 from .cost import stats
 from .data import Samples
-from .errors import Missing, ModelError, UnsupportedOp, VerifyFailed
+from .errors import Missing, ModelError, UnsupportedOp, UsageError, VerifyFailed
+from .freeze import Shapes
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
 from .place import place
@@ -127,7 +128,7 @@ def compile(
     *,
     level: str = "O2",
     target: str = "ios",
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
     inputs: Inputs | None = None,
     passes: str | None = None,
     extra_passes: Sequence[str | Pass] = (),
@@ -150,7 +151,7 @@ def compile(
         source: a path or a framework's object; see `load`.
         level: O0, O1, O2, O3 or Os.
         target: see `edgec targets`.
-        shapes: input (or symbol) name → dimensions, for free dimensions.
+        shapes: input → dimensions, or symbol → size, for free dimensions.
         inputs: named arrays, or the path of an .npz; else synthesised, seeded.
         passes: pass specs that replace the level's own.
         extra_passes: specs or passes that come after the level's.
@@ -172,6 +173,8 @@ def compile(
         PassFailed: a pass broke its promise, with `strict`. VerifyFailed: the file does not compute the model.
     """
     where, clock = find_target(target), _Clock(hooks or Hooks())
+    if verify not in get_args(VerifyMode):
+        raise UsageError(f"unknown mode '{verify}' of verify; choose one of {', '.join(get_args(VerifyMode))}")
     pipelines.check_options(where, io, opset)
     kind = pipelines.precision_of(level, where, precision)
     specs = pipelines.pipeline(level, where, kind, passes, opset)
@@ -238,7 +241,7 @@ def dry_run(
     source: Source,
     *,
     target: str = "ios",
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
     io: str = "fp32",
     opset: int | None = None,
 ) -> list[Missing]:
@@ -263,7 +266,7 @@ def verify(
     a: Source,
     b: Source,
     inputs: Inputs | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
 ) -> Comparison:
     """Do two models compute the same? Any two that a frontend can load; ports are matched by name, else by order.
 

@@ -10,6 +10,9 @@ from . import shapes
 from .errors import UsageError
 from .graph import shape, static_shape
 
+Shapes = Mapping[str, int | Sequence[int]]
+"""Input → dimensions, or symbol → size."""
+
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """`x:1,3,224,224` → ("x", (1, 3, 224, 224)). Raises UsageError."""
@@ -22,7 +25,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
         raise UsageError(f"'{text}' is not a shape; write --shape NAME:1,3,224,224") from None
 
 
-def fix(model: ir.Model, given: Mapping[str, Sequence[int]]) -> None:
+def fix(model: ir.Model, given: Shapes) -> None:
     """Give inputs (or symbols, by name) these dimensions and re-infer all shapes.
 
     A symbol that is fixed in one input is fixed everywhere. Raises UsageError for an unknown name, a wrong rank or a
@@ -33,7 +36,8 @@ def fix(model: ir.Model, given: Mapping[str, Sequence[int]]) -> None:
     inputs = {v.name: v for v in model.graph.inputs}
     symbols: dict[str, int] = {}
     names = {d for v in inputs.values() for d in shape(v) or () if isinstance(d, str)}
-    for name, dims in given.items():
+    for name, size in given.items():
+        dims = (size,) if isinstance(size, int) else tuple(size)
         if bad := [d for d in dims if d < 1]:
             raise UsageError(f"--shape {name}: a dimension must be at least 1, not {bad[0]}")
         if name in inputs:

@@ -76,7 +76,9 @@ OPSETS = range(13, 29)
 
 
 def check_options(target: Target, io: str, opset: int | None) -> None:
-    """Raise UsageError for a type of inputs or an opset that the target's files don't have."""
+    """Raise UsageError for a type of inputs or an opset that there is not, or that the target's files don't have."""
+    if io not in ("fp32", "fp16"):
+        raise UsageError(f"unknown type of inputs and outputs '{io}'; choose fp32 or fp16")
     if target.backend != "onnx":
         if opset is not None:
             raise UsageError(f"--opset is for --target onnx; {target.name} has no ONNX opset")

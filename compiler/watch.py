@@ -71,8 +71,10 @@ class Watch:
         from .text import diff, to_text
 
         text = to_text(model)
+        # With --json, what is printed must parse.
+        to = sys.stderr if self._options.json else sys.stdout
         if self._options.print_after_all:
-            print(f"// after {record.spec} ({record.rewrites} rewrites)\n{text}")
+            print(f"// after {record.spec} ({record.rewrites} rewrites)\n{text}", file=to)
         elif record.status == "ok":
-            print(f"// {record.spec} ({record.rewrites} rewrites)\n{diff(self._text, text)}")
+            print(f"// {record.spec} ({record.rewrites} rewrites)\n{diff(self._text, text)}", file=to)
         self._text = text

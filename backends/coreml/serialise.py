@@ -19,12 +19,14 @@ Sources: MIL.proto and Model.proto; coremltools 9.0 `converters/mil/backend/mil/
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...compiler.errors import EdgecError
 from ...formats.coremlproto import blob_library, mil_pb2
 from .build import Builder, Var
 from .constants import Affine, spread
@@ -195,6 +197,14 @@ class Writer:
             tensor.bytes.values = array.tobytes()
 
     def _write(self, array: np.ndarray, kind: str) -> int:
+        try:
+            return self._append(array, kind)
+        except RuntimeError as e:
+            # The library does not say why; a full disk is the usual reason.
+            why = "the disk is full" if shutil.disk_usage(self._path.parent).free < array.nbytes else e
+            raise EdgecError(f"can't write the weights: {why}; nothing was written") from e
+
+    def _append(self, array: np.ndarray, kind: str) -> int:
         if self._blob is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._blob = blob_library()._BlobStorageWriter(str(self._path))

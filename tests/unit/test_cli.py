@@ -165,7 +165,8 @@ def test_models_that_can_not_be_compared(model: Path, tmp_path: Path) -> None:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 7])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 7])],
     )
-    onnx.save(helper.make_model(flat, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "flat.onnx")
+    proto = helper.make_model(flat, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, tmp_path / "flat.onnx")
     done = run("verify", "net.onnx", "flat.onnx", cwd=tmp_path)
     refuse(done, 1, "'image' is [1,3,16,16], 'x' of the other is [1,7]", tmp_path, "net.onnx", "flat.onnx")
 
@@ -177,8 +178,9 @@ def test_pipeline_flags(model: Path, tmp_path: Path) -> None:
     done = run(*to_onnx, "--print-after-change", "--save-temps", "t", cwd=tmp_path)
     assert done.returncode == 0 and "// canonicalize" in done.stdout, done.stderr
     assert any(p.suffix == ".onnx" for p in (tmp_path / "t").iterdir())
-    done = run(*to_onnx, "--bisect-limit", "2", "--json", cwd=tmp_path)
+    done = run(*to_onnx, "--bisect-limit", "2", "--json", "--print-after-all", cwd=tmp_path)
     statuses = [p["status"] for p in json.loads(done.stdout)["passes"]]
+    assert "// after canonicalize" in done.stderr
     assert "skipped" not in statuses[:2] and set(statuses[2:]) == {"skipped"}
 
 

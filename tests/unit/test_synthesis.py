@@ -178,7 +178,7 @@ def test_an_unreadable_file_is_refused(classifier: ir.Model, tmp_path: Path) -> 
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"PK\3\4 not a zip")
     for path in (bad, tmp_path / "none.npz"):
-        with pytest.raises(UsageError, match="can't read|is no .npz"):
+        with pytest.raises(UsageError, match=r"can't read|is no \.npz"):
             load_inputs(path, classifier)
 
 

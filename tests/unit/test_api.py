@@ -1,0 +1,60 @@
+"""The API as a program calls it: wrong arguments are refused in words, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+import edgec
+from edgec.backends.coreml import serialise
+
+
+def model() -> ir.Model:
+    text = '<ir_version: 10, opset_import: ["" : 25]> agraph (float[N,3] x) => (float[N,3] y) { y = Relu(x) }'
+    return ir.from_proto(parser.parse_model(text))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"verify": "always"}, "unknown mode 'always' of verify; choose one of each, end, off"),
+        ({"io": "int8"}, "unknown type of inputs and outputs 'int8'"),
+        ({"level": "O9"}, "unknown level 'O9'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"shapes": {"N": 0}}, "a dimension must be at least 1, not 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(edgec.UsageError, match=message):
+        edgec.compile(model(), **options)
+
+
+@pytest.mark.parametrize("size", [2, (2,)])
+def test_the_size_of_a_symbol(size: int | tuple[int]) -> None:
+    with edgec.compile(model(), level="O0", shapes={"N": size}) as compiled:
+        assert list(compiled.model.graph.inputs[0].shape or ()) == [2, 3]
+        assert compiled.proof is not None and compiled.proof.ok
+
+
+def test_weights_that_coremltools_can_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library reports a full disk as a RuntimeError without a reason."""
+
+    def fail(_: np.ndarray) -> int:
+        raise RuntimeError("[MIL FileWriter]: Unknown error occurred while writing data to the file.")
+
+    library = SimpleNamespace(_BlobStorageWriter=lambda _: SimpleNamespace(write_float_data=fail))
+    monkeypatch.setattr(serialise, "blob_library", lambda: library)
+    m = model()
+    constant = ir.Value(name="c", const_value=ir.Tensor(np.ones((64, 3), np.float32), name="c"))
+    m.graph.register_initializer(constant)
+    m.graph.append(ir.node("Add", [m.graph.outputs[0], constant], outputs=[ir.Value(name="z")]))
+    m.graph.outputs[:] = [m.graph[-1].outputs[0]]
+    with pytest.raises(edgec.EdgecError, match=r"can't write the weights: .*FileWriter.*; nothing was written"):
+        edgec.compile(m, level="O0", shapes={"N": 64}, workdir=tmp_path)
+    assert not list(tmp_path.iterdir())
