@@ -141,5 +141,9 @@ def _verify(o: argparse.Namespace, console: Callable[[], Any]) -> int:
         from .report_terminal import print_comparison
 
         print_comparison(found, console())
-        print("The models compute the same." if ok else "The models differ by more than allowed.")
+        limits = [] if o.min_snr is None else [f"--min-snr {o.min_snr:g}"]
+        if o.max_error is not None or o.min_snr is None:
+            limits.append(f"--max-error {EXACT if o.max_error is None else o.max_error:g}")
+        wrong = f"The models differ by more than {' and '.join(limits)} allows."
+        print("The models compute the same." if ok else wrong)
     return 0 if ok else 1
