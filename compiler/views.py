@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from . import dims as d
 from . import graph, ops
-from .dims import Dim, Poly
+from .dims import Dim
 
 VIEWS = ops.RESHAPE | {"Transpose"}
 
@@ -183,8 +183,3 @@ def apply(view: View, node: ir.Node, out: Sequence[Dim], *, source: Sequence[Dim
         view.transpose(perm if perm is not None else list(reversed(range(len(source)))))
         return True
     return view.reshape(out)
-
-
-def is_symbolic(dims: Sequence[Dim]) -> bool:
-    """Whether any dimension is not a number."""
-    return any(isinstance(x, Poly) for x in dims)
