@@ -26,8 +26,18 @@ from .place import place
 from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
 from .resizing import resized
-from .targets import Target, find_target
-from .verify import Comparison, OtherSizes, check_operators, check_weights, outputs_of
+from .targets import OPSET, Target, find_target
+from .verify import (
+    EXACT_TOLERANCE,
+    ORIGINAL,
+    Comparison,
+    OtherSizes,
+    check_operators,
+    check_weights,
+    compare_outputs,
+    outputs_of,
+    tolerance,
+)
 from .weights import Scratch, release
 
 Source = str | Path | Any
@@ -193,9 +203,11 @@ def compile(
         report.pipeline = [p.spec for p in steps]
         with clock("reference"):
             samples = Samples.of(model, inputs)
-            original = model.meta.get("edgec.original") or model
+            original = model.meta.pop(ORIGINAL, None) or model
             reference = outputs_of(original, samples.first)
-            sizes = resized(original, samples.first) if verify != "off" else None
+            if verify == "each" and original is not model:
+                _check_conversion(model, samples.first, reference)
+            sizes = resized(model, samples.first) if verify != "off" else None
             other = None if sizes is None else OtherSizes(sizes, outputs_of(original, sizes))
             report.given_inputs, report.samples = samples.given, samples.count
             report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
@@ -278,6 +290,16 @@ def verify(
         check_operators(model)
     samples = Samples.of(first, inputs)
     return proof.compare_models(first, second, samples)
+
+
+def _check_conversion(model: ir.Model, inputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> None:
+    """Raise ModelError when bringing the model to our opset changed what it computes."""
+    found = compare_outputs(reference, outputs_of(model, inputs))
+    if not found.within(EXACT_TOLERANCE) and not found.within(tolerance(model, [inputs], reference, EXACT_TOLERANCE)):
+        raise ModelError(
+            f"onnx's converter to opset {OPSET} changed what the model computes: {found.worst_line()}. "
+            "Export the model with a newer opset_version."
+        )
 
 
 def _nodes_before_legalisation(passes: Sequence[PassRecord]) -> int:

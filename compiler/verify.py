@@ -134,6 +134,9 @@ class OtherSizes:
                 )
 
 
+ORIGINAL = "edgec.original"
+"""Key of `Model.meta` under which a frontend keeps the model as its file has it, before it was brought to our opset."""
+
 PERTURBATION = 1e-6
 """Relative change of the inputs by which sensitivity is measured: a few times float32's own precision."""
 MOST_TOLERANCE = 0.02

@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from ...compiler import shapes
 from ...compiler.errors import ModelError, UnsupportedOp, UsageError
 from ...compiler.targets import OPSET
-from ...compiler.verify import unknown_operators
+from ...compiler.verify import ORIGINAL, unknown_operators
 from ...compiler.weights import SMALL
-from .convert import to_pinned_opset
+from .convert import as_it_is, opset_of, to_pinned_opset
 from .wire import slim_bytes
 
 
@@ -38,18 +38,28 @@ def load(source: Path | str) -> ir.Model:
     if not proto.graph.output:
         raise ModelError(f"{path}: the graph has no output, so there is nothing to compute")
     _check_external(proto, path)
+    given = onnx.ModelProto()
+    given.CopyFrom(proto)
     try:
-        model = to_pinned_opset(proto, OPSET)
-        _drop_default_inputs(model)
-        _name_dimensions(model)
-        _lift_big(model)
-        _inline_small(model)
+        model = _settled(to_pinned_opset(proto, OPSET))
         shapes.infer(model)
+        if opset_of(given) != OPSET:
+            # What everything is measured against must not have gone through the converter.
+            model.meta[ORIGINAL] = _settled(as_it_is(given))
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
     except UnsupportedOp as e:
         raise unknown_operators(e.missing, path) from e
     model.graph.name = model.graph.name or path.stem
+    return model
+
+
+def _settled(model: ir.Model) -> ir.Model:
+    """Initializers that are inputs become constants, free dimensions get names, big tensors lie in the main graph."""
+    _drop_default_inputs(model)
+    _name_dimensions(model)
+    _lift_big(model)
+    _inline_small(model)
     return model
 
 

@@ -17,6 +17,17 @@ OLDEST = 7
 IR_VERSION = 11
 
 
+def opset_of(proto: onnx.ModelProto) -> int | None:
+    """The opset of the standard domain that a model imports, or None."""
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+
+
+def as_it_is(proto: onnx.ModelProto) -> ir.Model:
+    """The model at its own opset, for onnxruntime to run: of a version in which initializers need not be inputs."""
+    proto.ir_version = max(proto.ir_version, 8)
+    return ir.from_proto(proto)
+
+
 def to_pinned_opset(proto: onnx.ModelProto, opset: int) -> ir.Model:
     """The model at `opset`; `proto` holds no big weights.
 

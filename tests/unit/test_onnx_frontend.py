@@ -12,8 +12,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgec.compiler.errors import ModelError, UnsupportedOp, UsageError
+import edgec
+from edgec.compiler.errors import ModelError, PassFailed, UnsupportedOp, UsageError
 from edgec.compiler.session import Session
+from edgec.frontends import onnx as frontend
 from edgec.frontends.onnx import load
 
 RNG = np.random.default_rng(0)
@@ -269,3 +271,20 @@ def test_loading_a_big_model_reads_no_weight(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100_000
+
+
+def test_a_conversion_that_changes_the_function_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What everything is measured against is the file at its own opset, not what the converter made of it."""
+    right = frontend.to_pinned_opset
+
+    def wrong(proto: onnx.ModelProto, opset: int) -> ir.Model:
+        model = right(proto, opset)
+        next(n for n in model.graph if n.op_type == "Add").op_type = "Sub"
+        return model
+
+    monkeypatch.setattr(frontend, "to_pinned_opset", wrong)
+    path = saved(make_model(13), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="converter to opset 25 changed what the model computes"):
+        edgec.compile(path, target="onnx", level="O0")
+    with pytest.raises(PassFailed, match="changed the function"):
+        edgec.compile(path, target="onnx", level="O1", verify="end")
