@@ -62,6 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({e.filename})" if e.filename else ""
         _say(f"edgec: error: {e.strerror or e}{where}; nothing was written")
         return 1
+    except Exception as e:
+        return _internal(e, arguments)
+
+
+def _internal(error: Exception, arguments: Sequence[str]) -> int:
+    """A fault of ours that nothing foresaw: said as one, with the traceback for those who ask."""
+    import traceback
+
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    if "-v" in arguments:
+        traceback.print_exception(error)
+    _say(
+        f"edgec: internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} "
+        f"({Path(where.filename).name}:{where.lineno}). Nothing was written. Please report it; -v shows the traceback."
+    )
+    return 1
 
 
 def _interrupt(*_: object) -> None:

@@ -25,20 +25,14 @@ from .passbase import Context, Pass
 from .place import place
 from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
-from .resizing import resized
-from .targets import OPSET, Target, find_target
+from .reference import Reference
+from .targets import Target, find_target
 from .verify import (
-    EXACT_TOLERANCE,
-    ORIGINAL,
     Comparison,
-    OtherSizes,
     check_operators,
     check_weights,
-    compare_outputs,
-    outputs_of,
-    tolerance,
 )
-from .weights import Scratch, release
+from .weights import Scratch
 
 Source = str | Path | Any
 Inputs = str | Path | Mapping[str, np.ndarray]
@@ -193,38 +187,21 @@ def compile(
     scratch = Scratch(None if workdir is None else Path(workdir))
     try:
         with clock("load"):
-            model = load(source)
-            freeze.fix(model, shapes or {})
-            if where.backend == "coreml":
-                freeze.require_fixed(model, where.name)
-            check_operators(model)
-            check_weights(model)
-        report = Report(source=_name(source), level=level, target=where.name, precision=kind, samples=0)
-        report.pipeline = [p.spec for p in steps]
+            model = _load_for(where, source, shapes)
         with clock("reference"):
-            samples = Samples.of(model, inputs)
-            original = model.meta.pop(ORIGINAL, None) or model
-            reference = outputs_of(original, samples.first)
-            if verify == "each" and original is not model:
-                _check_conversion(model, samples.first, reference)
-            sizes = resized(model, samples.first) if verify != "off" else None
-            other = None if sizes is None else OtherSizes(sizes, outputs_of(original, sizes))
-            report.given_inputs, report.samples = samples.given, samples.count
-            report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
-            release(original)
-            report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
-        first = model.clone() if original is model else original
+            ref = Reference.of(model, inputs, verify)
+        report = Report(source=_name(source), level=level, target=where.name, precision=kind)
+        report.pipeline = [p.spec for p in steps]
+        report.given_inputs, report.samples = ref.samples.given, ref.samples.count
+        report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
+        report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
         with clock("passes"):
-            ctx = Context(where, scratch, samples.first, samples.given)
             h = clock.hooks
-            manager = Manager(
-                ctx,
-                Options(
-                    verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
-                ),
-                reference,
-                other,
+            watched = Options(
+                verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
             )
+            ctx = Context(where, scratch, ref.samples.first, ref.samples.given)
+            manager = Manager(ctx, watched, ref.outputs, ref.other)
             model = manager.run(model, steps)
             report.passes = manager.records
         with clock("lower"):
@@ -236,7 +213,7 @@ def compile(
         report.after.nodes = _nodes_before_legalisation(report.passes)
         if verify != "off":
             with clock("proof"):
-                report.proof = proof.prove(emitted, model, first, reference, samples, max_error, min_snr, load, other)
+                report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load)
                 report.accuracy = report.proof.accuracy
         report.seconds = clock.seconds
         report.peak_bytes = peak_bytes()
@@ -292,14 +269,15 @@ def verify(
     return proof.compare_models(first, second, samples)
 
 
-def _check_conversion(model: ir.Model, inputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> None:
-    """Raise ModelError when bringing the model to our opset changed what it computes."""
-    found = compare_outputs(reference, outputs_of(model, inputs))
-    if not found.within(EXACT_TOLERANCE) and not found.within(tolerance(model, [inputs], reference, EXACT_TOLERANCE)):
-        raise ModelError(
-            f"onnx's converter to opset {OPSET} changed what the model computes: {found.worst_line()}. "
-            "Export the model with a newer opset_version."
-        )
+def _load_for(where: Target, source: Source, shapes: Shapes | None) -> ir.Model:
+    """The model with the shapes that the target needs, and nothing in it that can't work."""
+    model = load(source)
+    freeze.fix(model, shapes or {})
+    if where.backend == "coreml":
+        freeze.require_fixed(model, where.name)
+    check_operators(model)
+    check_weights(model)
+    return model
 
 
 def _nodes_before_legalisation(passes: Sequence[PassRecord]) -> int:

@@ -17,9 +17,10 @@ from .graph import shape
 from .numerics import Meter
 from .operators import probe
 from .records import Proof, Report
+from .reference import Reference
 from .rounding import strip_rounding
 from .session import Session
-from .verify import Comparison, OtherSizes, compare_outputs, named_by_size, tolerance
+from .verify import Comparison, compare_outputs, named_by_size, tolerance
 from .weights import release
 
 EXACT_TOLERANCE = 1e-4
@@ -82,20 +83,15 @@ def _like(array: np.ndarray, ref: np.ndarray) -> np.ndarray:
 def prove(
     emitted: Emitted,
     model: ir.Model,
-    original: ir.Model,
-    reference: Outputs,
-    samples: Samples,
+    reference: Reference,
     max_error: float | None,
     min_snr: float | None,
     load: Callable[[Path], ir.Model],
-    other: OtherSizes | None = None,
 ) -> Proof:
-    """Read `emitted` back and compare it with `model` (exact) and with `original` (loss) on all samples.
+    """Read `emitted` back and compare it with `model` (exact) and with the original (loss) on all samples.
 
-    With `other`, the first comparison runs at those sizes as well, and the shapes there must be the original's.
-
-    `reference` holds what `original` computes from the first samples. Structural faults that the frontend finds while
-    loading are in `problems`.
+    Where dimensions are free, the first comparison runs at other sizes as well; there, shapes must be the original's.
+    Structural faults that the frontend finds while loading are in `problems`.
     """
     start = time.perf_counter()
     proof = Proof(ran=RAN.get(emitted.path.suffix, RAN[".onnx"]), exact_tolerance=EXACT_TOLERANCE)
@@ -105,6 +101,7 @@ def prove(
         proof.problems = str(e).splitlines()
         return proof
     names = emitted.inputs, emitted.outputs
+    samples, other = reference.samples, reference.other
     feeds = samples.first
     runs = (feeds, other.inputs) if other is not None else (feeds,)
     base = _run(strip_rounding(model), runs)
@@ -121,11 +118,11 @@ def prove(
         proof.probed, found = probe(model, lifted, emitted.values)
         proof.problems += found
     rounded = _Side(Session(lifted), lifted, *names)
-    first = _Side(Session(original), original) if len(samples.runs) > 1 else None
+    first = _Side(Session(reference.model), reference.model) if len(samples.runs) > 1 else None
     meters: dict[str, Meter] = {}
     score = _Score(samples.labels)
     for feeds in samples:
-        ref = first.run(feeds) if first is not None else reference
+        ref = first.run(feeds) if first is not None else reference.outputs
         got = rounded.run(feeds, ref)
         _add(meters, ref, got)
         score.add(ref, got)

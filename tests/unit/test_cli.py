@@ -288,6 +288,17 @@ def test_a_failed_proof_is_still_reported(model: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text())["proof"]["ok"] is False and "not proven" in done.stdout.lower()
 
 
+def test_a_fault_that_nobody_foresaw_is_one_message(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from dataclasses import dataclass\nfrom edgec import Pass\n\n\n"
+        "@dataclass(frozen=True)\nclass Odd(Pass):\n    name = 'odd'\n\n"
+        "    def run(self, model, ctx):\n        raise SystemError('never mind')\n"
+    )
+    done = run("net.onnx", "--pass", "./odd.py:Odd", "--verify", "off", cwd=tmp_path)
+    assert done.returncode == 1 and "SystemError: never mind" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "net.mlpackage").exists()
+
+
 def test_an_output_folder_without_permission(model: Path, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         target = Path("/proc/net.mlpackage")
