@@ -92,6 +92,17 @@ class Call:
         """Input `i` as a variable; floats in the node's precision."""
         return self._lowering.var(self._required(i), self.dtype)
 
+    def transposed(self, i: int) -> Var | None:
+        """The constant matrix that input `i` is the transpose of, so that tied weights are stored once; or None."""
+        node = self._required(i).producer()
+        if node is None or node.op_type != "Transpose" or len(node.outputs[0].shape or ()) != 2:
+            return None
+        perm, source = node.attributes.get("perm"), node.inputs[0]
+        if source is None or (perm is not None and tuple(perm.value) != (1, 0)):
+            return None
+        slot = self._lowering.slot(source)
+        return None if slot.constant is None and slot.affine is None else self._lowering.var(source, self.dtype)
+
     def native(self, i: int = 0) -> Var:
         """Input `i` as a variable, a float in whichever precision it is there."""
         value = self._required(i)

@@ -14,6 +14,8 @@ from .registry import lowers
 
 @lowers("MatMul")
 def _matmul(c: Call) -> Var:
+    if c.rank(0) > 1 and c.is_float_node() and (tied := c.transposed(1)) is not None:
+        return c.op("matmul", x=c.x(0), y=tied, transpose_y=True)
     return product(c, c.x(0), c.x(1))
 
 
