@@ -31,7 +31,7 @@ other commands (each has --help):
   edgec ops                the operators that a target can express
 
 pass specs: name, name{option=value,…}, package.module:Class, ./file.py:Class{…}
-exit codes: 0 fine, 1 the model or the proof failed, 2 wrong use"""
+exit codes: 0 fine, 1 the model or the proof failed, 2 wrong use, 130 interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,9 +141,10 @@ def _compiler_parser() -> argparse.ArgumentParser:
 
 
 def _compile(o: argparse.Namespace) -> int:
-    from . import pipelines
-    from .freeze import parse_shape
-    from .targets import find_target
+    with process.undisturbed():
+        from . import pipelines
+        from .freeze import parse_shape
+        from .targets import find_target
 
     if o.list_passes:
         return _command("passes", ["--json"] if o.json else [])
@@ -167,8 +168,8 @@ def _compile(o: argparse.Namespace) -> int:
 
 
 def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    from . import report
-
+    with process.undisturbed():
+        from . import report
     try:
         compilation = _driven(o, source, out, shapes)
     except VerifyFailed as e:
@@ -186,8 +187,9 @@ def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple
 
 
 def _driven(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]]) -> Compilation:
-    from . import driver
-    from .watch import Watch
+    with process.undisturbed():
+        from . import driver
+        from .watch import Watch
 
     with Watch(o) as watch:
         return driver.compile(
@@ -227,8 +229,8 @@ def _show(o: argparse.Namespace, found: Any) -> None:
 
 
 def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: argparse.Namespace) -> int:
-    from . import driver
-
+    with process.undisturbed():
+        from . import driver
     missing = driver.dry_run(source, target=target, shapes=shapes, io=o.io, opset=o.opset)
     if o.json:
         import json

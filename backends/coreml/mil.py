@@ -43,7 +43,7 @@ def import_coremltools(light: bool | None = None) -> Any:
     if light:
         sys.meta_path.insert(0, finder)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), process.undisturbed():
             warnings.simplefilter("ignore")
             return importlib.import_module("coremltools")
     except ModuleNotFoundError as e:
