@@ -84,7 +84,7 @@ def rows(name: str, peers: Path, repeats: int, models: Path) -> list[harness.Row
 
 
 def ordered(row: harness.Row) -> harness.Row:
-    columns = ("model", "tool", "nodes", "non-standard", "attention", "s", "min-max s", "MB", "error", "failed")
+    columns = ("model", "tool", "nodes", "non-standard", "attention", "s", "min-max s", "CPU s", "MB", "error", "failed")
     return {c: row[c] for c in columns if c in row}
 
 
