@@ -17,7 +17,8 @@ class UnpackWeights(Pass):
     """Replace the dequantisation of a constant by its result, for integer widths that the target has no store for.
 
     Before: w = DequantizeLinear(q, scale, zero)        (q: int8 constant; target ios15)
-    After:  w                                           (float32 constant)
+            v = Cast<to=FLOAT>(b)                       (b: bfloat16 constant; any iOS)
+    After:  w, v                                        (float32 constants)
     """
 
     name: ClassVar[str] = "unpack-weights"
@@ -38,9 +39,27 @@ class UnpackWeights(Pass):
             g.replace_value(node.outputs[0], value)
             g.remove_upwards(node)
             count += 1
+        for node in g.nodes(model, "Cast") if ctx.target.backend == "coreml" else ():
+            count += _widen(model, node, ctx)
         if count:
             ctx.note(f"{ctx.target.name} stores no packed weights: {count} were written out")
         return count
+
+
+SHORT_FLOATS = frozenset({ir.DataType.BFLOAT16, *(t for t in ir.DataType if t.name.startswith("FLOAT8"))})
+"""Formats of numbers that float32 holds exactly and no Core ML version has."""
+
+
+def _widen(model: ir.Model, node: ir.Node, ctx: Context) -> int:
+    """Replace the cast of a constant of such a format by the constant in float32."""
+    source, out = node.inputs[0], node.outputs[0]
+    tensor = None if source is None else g.const_tensor(source)
+    if tensor is None or tensor.dtype not in SHORT_FLOATS or out.dtype != ir.DataType.FLOAT or out.is_graph_output():
+        return 0
+    value = g.initializer(model.graph, tensor.numpy().astype(np.float32), f"{out.name}_wide", ctx.scratch)
+    g.replace_value(out, value)
+    g.remove_upwards(node)
+    return 1
 
 
 def dequantised(node: ir.Node) -> np.ndarray:

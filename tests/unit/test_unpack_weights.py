@@ -58,3 +58,19 @@ def test_a_target_that_stores_them_keeps_them_packed() -> None:
     with Scratch() as scratch:
         context = Context(find_target("ios16"), scratch)
         check_pass(packed(np.array(0.03), None), UnpackWeights(), rewrites=0, ctx=context)
+
+
+def test_bfloat16_constants_are_widened_for_core_ml() -> None:
+    wide = RNG.standard_normal((12, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["b"], ["w"], to=TensorProto.FLOAT), helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 8])],
+        [helper.make_tensor("b", TensorProto.BFLOAT16, wide.shape, wide.ravel().tolist())],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=11)
+    with Scratch() as scratch:
+        found = check_pass(model, UnpackWeights(), rewrites=1, ctx=Context(find_target("ios18"), scratch))
+        assert [n.op_type for n in found.graph] == ["MatMul"]
+        check_pass(model, UnpackWeights(), rewrites=0, ctx=Context(find_target("onnx"), scratch))
