@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,3 +125,15 @@ def corrupt_weights(package: Path, out: Path, offset: int, data: bytes) -> None:
     raw = bytearray((out / WEIGHTS).read_bytes())
     raw[offset : offset + len(data)] = data
     (out / WEIGHTS).write_bytes(raw)
+
+
+def scale_blobs(package: Path) -> list[tuple[int, int]]:
+    """(offset, bytes) in the weight file of the scales of packed weights."""
+    raw = (package / WEIGHTS).read_bytes()
+    found = []
+    for op in _block(read_spec(package)).operations:
+        scale = op.attributes.get("scale") if op.type == "constexpr_affine_dequantize" else None
+        if scale is not None and scale.WhichOneof("value") == "blobFileValue":
+            _, _, size, offset = struct.unpack_from("<IIQQ", raw, scale.blobFileValue.offset)
+            found.append((offset, size))
+    return found

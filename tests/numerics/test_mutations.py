@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from mutations import Mutation, apply, corrupt_weights, mutations
+from mutations import WEIGHTS, Mutation, apply, corrupt_weights, mutations, scale_blobs
 from onnx import TensorProto, helper, numpy_helper
 
 import edgec
@@ -144,3 +144,28 @@ def test_broken_weights_are_caught(case: Case) -> None:
     out = case.folder / "weights.mlpackage"
     corrupt_weights(case.compiled.path, out, size - size % 64 - 64, data)
     assert not case.prove(out).ok
+
+
+def test_a_scaled_table_of_packed_weights_is_caught(tmp_path: Path) -> None:
+    tensors = {"a": weight(64, 64), "b": weight(64, 64)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node("MatMul", ["t", "b"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4, 64]) for n in "xy"]
+    graph = helper.make_graph(
+        nodes, "g", ports[:1], ports[1:], [numpy_helper.from_array(a, k) for k, a in tensors.items()]
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    reference = Reference.of(driver.load(path), None, "end")
+    with edgec.compile(path, level="O2", target="ios17", verify="end") as compiled:
+        tables = scale_blobs(compiled.path)
+        assert len(tables) == 2
+        for i, (offset, size) in enumerate(tables):
+            scales = np.frombuffer((compiled.path / WEIGHTS).read_bytes(), np.float16, size // 2, offset)
+            out = tmp_path / f"{i}.mlpackage"
+            corrupt_weights(compiled.path, out, offset, (scales * np.float16(1.25)).tobytes())
+            written = replace(compiled.emitted, path=out)
+            assert not proof.prove(written, compiled.model, reference, None, None, driver.load).ok
