@@ -99,7 +99,7 @@ def versions(python: str, packages: Sequence[str]) -> dict[str, str]:
 def machine() -> str:
     """Cores, memory and load of this machine, for the head of a result."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GB, load {os.getloadavg()[0]:.1f}, {platform.platform()}"
+    return f"{os.cpu_count()} cores, {memory:.0f} GB, load {os.getloadavg()[0]:.1f}, {platform.system()}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
