@@ -32,7 +32,7 @@ from .verify import (
     check_operators,
     check_weights,
 )
-from .weights import Scratch
+from .weights import Scratch, release
 
 Source = str | Path | Any
 Inputs = str | Path | Mapping[str, np.ndarray]
@@ -277,6 +277,7 @@ def _load_for(where: Target, source: Source, shapes: Shapes | None) -> ir.Model:
         freeze.require_fixed(model, where.name)
     check_operators(model)
     check_weights(model)
+    release(model)
     return model
 
 
