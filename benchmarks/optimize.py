@@ -84,8 +84,8 @@ def rows(name: str, peers: Path, repeats: int, models: Path) -> list[harness.Row
 
 
 def ordered(row: harness.Row) -> harness.Row:
-    columns = ("model", "tool", "nodes", "non-standard", "attention", "s", "min-max s", "CPU s", "MB", "error", "failed")
-    return {c: row[c] for c in columns if c in row}
+    names = "model,tool,nodes,non-standard,attention,s,min-max s,CPU s,MB,error,failed"
+    return {c: row[c] for c in names.split(",") if c in row}
 
 
 def main() -> None:
