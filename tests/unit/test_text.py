@@ -161,10 +161,10 @@ def test_time_is_linear_in_nodes_for_text_and_diff() -> None:
         source = reader.inputs[0]
         assert source is not None
         reader.replace_input_with(0, insert_before(reader, "Abs", [source]).outputs[0])
-        start = time.perf_counter()
+        start = time.process_time()
         changed = diff(to_text(a), to_text(b))
         assert sum(line[0] in "+-" for line in changed.splitlines()) == 3
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    seconds(500)
-    assert seconds(16_000) < 40 * max(seconds(1_600), 0.01)
+    few, many = (min(seconds(n) for _ in range(3)) for n in (1_600, 16_000))
+    assert many < 50 * max(few, 0.01)
