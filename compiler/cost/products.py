@@ -13,7 +13,7 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
-from .graph import attr, const, scalar, shape, static_shape, subgraphs
+from ..graph import attr, const, scalar, shape, static_shape, subgraphs
 
 Count = int | None
 """None: not known, because a shape is symbolic or an operator is not one of the standard's."""

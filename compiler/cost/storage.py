@@ -1,4 +1,4 @@
-"""What a model weighs: nodes, parameters, bytes. What it computes: see macs.py. No weight is read."""
+"""What a model weighs: nodes, parameters, bytes. What it computes: see products.py. No weight is read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from . import disk
-from .graph import attr, graphs, is_const, nodes, static_shape
-from .macs import macs
-from .records import Stats
-from .rounding import is_pair, is_stored_half
+from .. import disk
+from ..graph import attr, graphs, is_const, nodes, static_shape
+from ..records import Stats
+from ..rounding import is_pair, is_stored_half
+from .products import macs
 
 
 def stats(model: ir.Model, file: Path | None = None) -> Stats:

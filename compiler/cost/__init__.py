@@ -1,0 +1,6 @@
+"""What a model costs: parameters, bytes, multiply-accumulates; see docs/cost.md for the definitions."""
+
+from .products import macs, node_macs
+from .storage import constants, count_nodes, op_counts, parameters, stats, weight_bytes
+
+__all__ = ["constants", "count_nodes", "macs", "node_macs", "op_counts", "parameters", "stats", "weight_bytes"]
