@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from . import core_ops, freeze, pipelines, proof
 from .backend import EmitOptions, Emitted
+from .checks import check_operators, check_weights
 from .cost import stats
 from .data import Samples
 from .errors import Missing, ModelError, UnsupportedOp, UsageError, VerifyFailed
@@ -27,11 +28,7 @@ from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Proof, Report
 from .reference import Reference
 from .targets import Target, find_target
-from .verify import (
-    Comparison,
-    check_operators,
-    check_weights,
-)
+from .verify import Comparison
 from .weights import Scratch, release
 
 Source = str | Path | Any

@@ -12,20 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from . import shapes
+from .checks import Interface, check_structure
 from .cost import count_nodes
 from .errors import EdgecError, ModelError, PassFailed
 from .passbase import Context, Pass
 from .records import PassRecord
-from .verify import (
-    EXACT_TOLERANCE,
-    Comparison,
-    Interface,
-    OtherSizes,
-    check_structure,
-    compare_outputs,
-    outputs_of,
-    tolerance,
-)
+from .verify import EXACT_TOLERANCE, Comparison, OtherSizes, compare_outputs, outputs_of, tolerance
 
 VerifyMode = Literal["each", "end", "off"]
 Outputs = Mapping[str, np.ndarray]

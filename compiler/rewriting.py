@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from . import functions
 from . import graph as g
+from .matching import match
 from .passbase import Context
-from .patterns import Match, Pattern, match, needed, root_types
+from .patterns import Match, Pattern, needed, root_types
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 """Types that every fused operator runs with in onnxruntime; most have no kernel for double."""

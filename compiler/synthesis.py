@@ -1,11 +1,9 @@
-"""Inputs to measure with: synthesised so that they don't break the model, or the user's own from an .npz file."""
+"""Inputs to measure with, made so that they don't break the model: sizes that it runs on, then values of sense."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import onnx_ir as ir
@@ -30,12 +28,6 @@ SOUNDS = (16000, 512, 576, 1024, 44100, 4096, 8000, 1280, 80000, 160)
 """Lengths to try where a name says that the sequence is sound."""
 
 SOUND_NAME = re.compile(r"audio|sample|wav|sound|speech|signal|pcm", re.I)
-
-FREE_BATCH = 64
-"""Samples that are run at once where the model leaves the number open: enough to be fast, few enough for memory."""
-
-LABELS = "labels"
-"""The array of an .npz that holds the right classes: not an input, it gives top-1 accuracy."""
 
 ACTIVATION_SCALE = 0.1
 """Standard deviation of synthesised recurrent states."""
@@ -92,14 +84,14 @@ def _first_that_runs(
 
 def _checked(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, Dims]:
     """Each input's dimensions, those of `shapes` put in, symbols replaced wherever `shapes` fixes them."""
-    declared = {v.name or "": _declared(v) for v in model.graph.inputs}
+    declared = {v.name or "": declared_dims(v) for v in model.graph.inputs}
     if unknown := sorted(set(shapes) - set(declared)):
         raise UsageError(f"the model has no input '{unknown[0]}'; its inputs: {', '.join(declared)}")
     fixed: dict[str, int] = {}
     for name, wanted in shapes.items():
         dims = declared[name]
-        if dims is not None and not _fits(dims, wanted):
-            raise UsageError(f"input '{name}' has shape {_dims(dims)}; {_dims(tuple(wanted))} does not fit it")
+        if dims is not None and not fits(dims, wanted):
+            raise UsageError(f"input '{name}' has shape {dims_text(dims)}; {dims_text(tuple(wanted))} does not fit it")
         fixed.update({d: w for d, w in zip(dims or (), wanted, strict=False) if isinstance(d, str)})
     result: dict[str, Dims] = {}
     for name, dims in declared.items():
@@ -112,13 +104,18 @@ def _checked(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
     return result
 
 
-def _declared(value: ir.Value) -> Dims | None:
+def declared_dims(value: ir.Value) -> Dims | None:
+    """The dimensions of a model's input as its file has them: a number, a symbol, or None for a free one.
+
+    None for all when the rank is unknown.
+    """
     dims = shape(value)
     # Some exporters write -1 for a dimension that is free.
     return None if dims is None else tuple(None if isinstance(d, int) and d < 0 else d for d in dims)
 
 
-def _fits(dims: Dims, sizes: Sequence[int]) -> bool:
+def fits(dims: Dims, sizes: Sequence[int]) -> bool:
+    """Whether an array of these sizes can be the input that has these dimensions."""
     pairs = zip(dims, sizes, strict=False)
     return len(dims) == len(sizes) and all(d == s or not isinstance(d, int) for d, s in pairs)
 
@@ -243,81 +240,10 @@ def _pictures(noise: np.ndarray, rng: np.random.Generator, last: bool) -> np.nda
     return np.moveaxis(picture, 1, 3) if last else picture
 
 
-def load_inputs(path: str | Path, model: ir.Model) -> Inputs:
-    """The arrays of an .npz for the model's inputs, and `labels` if it holds them, checked against the model.
-
-    Arrays may hold more samples than a model of fixed batch takes (see `batches`). Types are cast where no value is
-    lost.
-    Raises UsageError: unreadable file, unknown or missing name, type, rank or shape that doesn't fit, NaN.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {n: file[n] for n in file.files}
-    except OSError as e:
-        raise UsageError(f"can't read '{path}': {e.strerror or e}") from e
-    except (ValueError, KeyError, AttributeError, BadZipFile, EOFError) as e:
-        raise UsageError(f"'{path}' is no .npz of plain arrays. Write it with numpy.savez(path, name=array, …)") from e
-    return fit_inputs(arrays, model, f"'{path}'")
-
-
-def fit_inputs(arrays: Mapping[str, np.ndarray], model: ir.Model, source: str = "inputs") -> Inputs:
-    """`arrays` as the model's inputs, checked and cast as `load_inputs` says. `source` names them in errors."""
-    values = {v.name or "": v for v in model.graph.inputs}
-    names = ", ".join(values)
-    if missing := [n for n in values if n not in arrays]:
-        raise UsageError(f"{source}: no array '{missing[0]}'; the model's inputs: {names}")
-    if unknown := [n for n in arrays if n not in values and n != LABELS]:
-        raise UsageError(f"{source}: '{unknown[0]}' is no input of the model; its inputs: {names}")
-    return {n: _fitted(np.asarray(a), values[n], source) if n in values else a for n, a in arrays.items()}
-
-
-def _fitted(array: np.ndarray, value: ir.Value, source: str) -> np.ndarray:
-    dims, what = _declared(value), f"{source}: array '{value.name}'"
-    kind = (value.dtype or ir.DataType.FLOAT).numpy()
-    if array.dtype != kind:
-        # float64 to float32 loses digits that nobody measured; float to int, or a wrapped integer, is a mistake.
-        floats = array.dtype.kind == "f" and kind.kind == "f"
-        if not floats and not (np.can_cast(array.dtype, kind, "same_kind") and (array.astype(kind) == array).all()):
-            raise UsageError(f"{what} is {array.dtype}, the model's input is {kind}")
-        array = array.astype(kind)
-    if dims is not None and not _fits(dims, array.shape) and not _holds_many(dims, array.shape):
-        raise UsageError(f"{what} has shape {_dims(array.shape)}, the model's input is {_dims(dims)}")
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        raise UsageError(f"{what} holds NaN in {int(np.isnan(array).sum())} places")
-    return array
-
-
-def _holds_many(dims: Dims, sizes: Sequence[int]) -> bool:
-    """Whether an array of these sizes holds several runs' worth of an input whose leading dimension is fixed."""
-    return bool(dims) and isinstance(dims[0], int) and _fits((None, *dims[1:]), sizes) and _multiple(sizes[0], dims[0])
-
-
-def _multiple(size: int, unit: int) -> bool:
-    return unit > 0 and size > 0 and size % unit == 0
-
-
-def batches(inputs: Mapping[str, np.ndarray], model: ir.Model) -> Iterator[Inputs]:
-    """`inputs` cut along the first axis into what the model takes in one run, in order, without labels.
-
-    A fixed leading dimension gives the size of a batch; of free ones, `FREE_BATCH` samples go into one.
-    Raises UsageError when the inputs hold different numbers of samples.
-    """
-    ports = [(v.name or "", _declared(v) or ()) for v in model.graph.inputs]
-    feeds = {n: inputs[n] for n, _ in ports}
-    units = {n: d[0] for n, d in ports if d and isinstance(d[0], int) and len(feeds[n]) != d[0]}
-    if not units:
-        units = {n: FREE_BATCH for n, d in ports if d and not isinstance(d[0], int) and len(feeds[n]) > FREE_BATCH}
-    counts = {n: -(-len(feeds[n]) // unit) for n, unit in units.items()}
-    if len(set(counts.values())) > 1:
-        found = ", ".join(f"{n} {len(feeds[n])}" for n in counts)
-        raise UsageError(f"the inputs hold different numbers of samples: {found}")
-    for i in range(next(iter(counts.values()), 1)):
-        yield {n: a[units[n] * i : units[n] * (i + 1)] if n in units else a for n, a in feeds.items()}
-
-
-def _dims(dims: Sequence[int | str | None]) -> str:
+def dims_text(dims: Sequence[int | str | None]) -> str:
+    """Dimensions as a message shows them: [1, N, ?]."""
     return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
 
 
 def _text(sizes: Mapping[str, Sequence[int]]) -> str:
-    return ", ".join(f"{n} {_dims(d)}" for n, d in sizes.items())
+    return ", ".join(f"{n} {dims_text(d)}" for n, d in sizes.items())

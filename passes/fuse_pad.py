@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..compiler import graph
 from ..compiler.passbase import Context, Pass
-from .remove_no_ops import at_least
+from .value_ranges import at_least
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import onnx.version_converter
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgec.compiler import graph, numerics, shapes, verify
+from edgec.compiler import checks, graph, numerics, shapes
 from edgec.compiler.errors import ModelError
 from edgec.compiler.passbase import Context, Pass
 from edgec.compiler.session import Session
@@ -95,7 +95,7 @@ def check_pass(
     feeds = [dict(inputs)] if inputs is not None else [_synthesise(model, s, input_shapes) for s in range(seeds)]
     if not ctx.inputs:
         ctx.inputs = feeds[0]
-    interface = verify.Interface.of(model)
+    interface = checks.Interface.of(model)
     session = Session(model, threads=1)
     before = [session.run(f) for f in feeds]
     print_before, text_before = fingerprint(model), str(ir.to_proto(model).graph)[:2000]
@@ -107,7 +107,7 @@ def check_pass(
     if rewrites is not None:
         assert count == rewrites, f"{p.name} made {count} rewrites, not {rewrites}. Notes: {ctx.notes}\n{text_before}"
     shapes.infer(model)
-    verify.check_structure(model, interface)
+    checks.check_structure(model, interface)
     session = Session(model, threads=1)
     for feed, expected in zip(feeds, before, strict=True):
         _assert_close(numerics.compare(expected, session.run(feed)), p.name, rtol)

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from ...compiler import shapes
+from ...compiler.checks import unknown_operators
 from ...compiler.errors import ModelError, UnsupportedOp, UsageError
 from ...compiler.targets import OPSET
-from ...compiler.verify import ORIGINAL, unknown_operators
+from ...compiler.verify import ORIGINAL
 from ...compiler.weights import SMALL
 from .convert import as_it_is, opset_of, to_pinned_opset
 from .wire import slim_bytes

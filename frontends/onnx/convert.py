@@ -10,8 +10,8 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 
+from ...compiler.checks import RUNNABLE, unknown_operators
 from ...compiler.errors import Missing, ModelError
-from ...compiler.verify import RUNNABLE, unknown_operators
 
 OLDEST = 7
 IR_VERSION = 11

@@ -8,6 +8,7 @@ import pytest
 from corpus.fetch import fetch
 
 from edgec.compiler import driver, freeze
+from edgec.compiler.checks import Interface, check_structure, check_weights
 from edgec.compiler.numerics import compare
 from edgec.compiler.passbase import Context
 from edgec.compiler.rounding import has_rounding, strip_rounding
@@ -15,7 +16,7 @@ from edgec.compiler.session import Session
 from edgec.compiler.shapes import infer
 from edgec.compiler.synthesis import synthesise
 from edgec.compiler.targets import find_target
-from edgec.compiler.verify import Comparison, Interface, check_structure, check_weights, compare_outputs, outputs_of
+from edgec.compiler.verify import Comparison, compare_outputs, outputs_of
 from edgec.compiler.weights import Scratch
 from edgec.passes.canonicalize import Canonicalize
 from edgec.passes.pack_weights import PackWeights

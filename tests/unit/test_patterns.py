@@ -4,7 +4,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgec.compiler.patterns import Const, Match, OneOf, Op, Product, Sum, Var, match
+from edgec.compiler.matching import match
+from edgec.compiler.patterns import Const, Match, OneOf, Op, Product, Sum, Var
 from edgec.compiler.rewriting import Index, find
 
 GELU = Product(0.5, Var("x"), Sum(1.0, Op("Erf", Product(2**-0.5, Var("x")))))

@@ -8,9 +8,9 @@ import onnxruntime as ort
 import pytest
 
 from edgec.compiler import rounding
+from edgec.compiler.checks import Interface, check_structure
 from edgec.compiler.graph import nodes
 from edgec.compiler.shapes import infer
-from edgec.compiler.verify import Interface, check_structure
 from passcheck import load, ops, run
 
 HEAD = '<ir_version: 10, opset_import: ["" : 25]>\n'
@@ -123,7 +123,7 @@ def test_a_half_value_with_other_readers_is_kept() -> None:
 
 
 def test_inserting_thousands_of_pairs_is_linear() -> None:
-    """Quadratic work would cost a hundred times more for ten times the nodes; a loaded machine doubles a time or two."""
+    """Quadratic work would cost a hundred times more for ten times the nodes; a loaded machine doubles a time."""
     import time
 
     def seconds(n: int) -> float:

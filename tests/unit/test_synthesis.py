@@ -9,9 +9,10 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from edgec.compiler.data import batches, fit_inputs, load_inputs
 from edgec.compiler.errors import ModelError, UsageError
 from edgec.compiler.roles import role
-from edgec.compiler.synthesis import batches, fit_inputs, load_inputs, synthesise
+from edgec.compiler.synthesis import synthesise
 from passcheck import load, run
 
 

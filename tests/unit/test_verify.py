@@ -6,16 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgec.compiler.checks import Interface, check_structure, check_weights
 from edgec.compiler.errors import ModelError
 from edgec.compiler.graph import initializer
-from edgec.compiler.verify import (
-    EXACT_TOLERANCE,
-    Interface,
-    check_structure,
-    check_weights,
-    compare_outputs,
-    outputs_of,
-)
+from edgec.compiler.verify import EXACT_TOLERANCE, compare_outputs, outputs_of
 from passcheck import load
 
 HEAD = '<ir_version: 10, opset_import: ["" : 25]>\n'
