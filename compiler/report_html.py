@@ -1,7 +1,7 @@
 """The report as one HTML page: no other file, no network, light and dark, readable on a phone.
 
-Everything is rendered here from the JSON document; the page's script only sorts tables and saves the document. Text is
-escaped by construction: `tag` escapes whatever is not already `Html`.
+Everything is rendered here from the JSON document; the page's script only sorts tables and saves the document. Sections
+come first, then what only one of them is made of; elements and what several use are in `html_parts`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,18 @@ import hashlib
 import html
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from . import figures as fig
+from .html_parts import Html, bars, card, cell, definitions, number, table, tag
 from .report import interface_lines
 
 Json = dict[str, Any]
 KINDS = 14
 """Operators in the chart; the rest is one line."""
-
-
-class Html(str):
-    """Text that is HTML already."""
-
-
-def tag(name: str, *inside: str, **attributes: str | bool | None) -> Html:
-    """An element. Text inside, unless it is Html, and values are escaped. `class_` means class, `data_v` data-v."""
-    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v not in (None, False)}
-    opened = "".join(f" {k}" if v is True else f' {k}="{html.escape(str(v))}"' for k, v in given.items())
-    if name == "input":
-        return Html(f"<input{opened}>")
-    return Html(f"<{name}{opened}>{''.join(i if isinstance(i, Html) else html.escape(i) for i in inside)}</{name}>")
 
 
 def to_html(document: Json) -> str:
@@ -73,25 +61,25 @@ def _head(d: Json) -> Html:
 def _cards(d: Json) -> Html:
     a, b, proof = d["before"], d["after"], d["proof"]
     cards = [
-        _card("On disk", fig.size(b["file_bytes"]), _became(fig.size, a["file_bytes"], b["file_bytes"])),
-        _card("Nodes", fig.count(b["nodes"]), _became(fig.count, a["nodes"], b["nodes"])),
-        _card("MACs per run", fig.count(b["macs"]), _became(fig.count, a["macs"], b["macs"])),
+        card("On disk", fig.size(b["file_bytes"]), _became(fig.size, a["file_bytes"], b["file_bytes"])),
+        card("Nodes", fig.count(b["nodes"]), _became(fig.count, a["nodes"], b["nodes"])),
+        card("MACs per run", fig.count(b["macs"]), _became(fig.count, a["macs"], b["macs"])),
     ]
     if d["accuracy"] is not None:
         acc = d["accuracy"]
         words = f"was {acc['before']:.2%}, {acc['samples']:,} samples"
-        cards.append(_card("Accuracy", f"{acc['after']:.2%}", words))
+        cards.append(card("Accuracy", f"{acc['after']:.2%}", words))
     if proof is not None and proof["loss"] is not None:
         loss = proof["loss"]
         cards.append(
-            _card(
+            card(
                 "Signal to noise",
-                fig.decibels(_num(loss["snr_db"])),
-                f"relative error {fig.error(_num(loss['max_rel']))}",
+                fig.decibels(number(loss["snr_db"])),
+                f"relative error {fig.error(number(loss['max_rel']))}",
             )
         )
-    total = sum(_num(s) for s in d["seconds"].values())
-    cards.append(_card("Compiled in", fig.duration(total), f"peak memory {fig.size(d['peak_bytes'])}"))
+    total = sum(number(s) for s in d["seconds"].values())
+    cards.append(card("Compiled in", fig.duration(total), f"peak memory {fig.size(d['peak_bytes'])}"))
     return tag("div", *cards, class_="cards")
 
 
@@ -118,12 +106,12 @@ def _charts(d: Json) -> Html:
         ("MACs", a["macs"], b["macs"], fig.count),
     ]
     legend = tag("p", tag("i"), tag("span", "before"), tag("i", class_="after"), tag("span", "after"), class_="legend")
-    rows = [_bars(name, x, y, max(x or 0, y or 0), form) for name, x, y, form in sizes]
+    rows = [bars(name, x, y, max(x or 0, y or 0), form) for name, x, y, form in sizes]
     left = tag("section", tag("h2", "Before and after"), legend, tag("div", *rows, class_="bars"), _track(d))
     kinds = {k: (a["ops"].get(k, 0), b["ops"].get(k, 0)) for k in [*a["ops"], *b["ops"]]}
     order = sorted(kinds, key=lambda k: (-max(kinds[k]), k))
     top = max((max(v) for v in kinds.values()), default=0)
-    rows = [_bars(k, *kinds[k], top, fig.count) for k in order[:KINDS]]
+    rows = [bars(k, *kinds[k], top, fig.count) for k in order[:KINDS]]
     rest = order[KINDS:]
     more = [sum(kinds[k][side] for k in rest) for side in (0, 1)]
     note = f"{len(rest)} more kinds: {more[0]} nodes before, {more[1]} after" if rest else ""
@@ -143,7 +131,7 @@ def _passes(d: Json) -> Html:
         "section",
         tag("h2", "Passes"),
         *([box, shown] if quiet else []),
-        tag("div", _table(heads, rows), class_="scroll"),
+        tag("div", table(heads, rows), class_="scroll"),
     )
 
 
@@ -156,7 +144,7 @@ def _proof(d: Json) -> Html:
     parts = [tag("h2", "Proof"), tag("p", proof["ran"])]
     if proof["problems"]:
         parts.append(tag("ul", *(tag("li", p, class_="badt") for p in proof["problems"]), class_="plain"))
-    tolerance = _num(proof["exact_tolerance"])
+    tolerance = number(proof["exact_tolerance"])
     meaning = {
         "exact": f"Exact: the file against the model before lowering, rounding left out of both; "
         f"at most {tolerance:.0e} is allowed",
@@ -173,14 +161,14 @@ def _interface(d: Json) -> Html:
     face = d["interface"]
     rows = [("input", i) for i in face["inputs"]] + [("output", o) for o in face["outputs"]]
     rows += [("in the file", line) for line in interface_lines(face["renamed"], face["contract"])]
-    return tag("section", tag("h2", "Interface"), _list(rows))
+    return tag("section", tag("h2", "Interface"), definitions(rows))
 
 
 def _environment(d: Json) -> Html:
-    times = [(step, fig.duration(_num(s))) for step, s in d["seconds"].items()]
+    times = [(step, fig.duration(number(s))) for step, s in d["seconds"].items()]
     pipeline = tag("details", tag("summary", "Pipeline"), tag("p", tag("code", ", ".join(d["pipeline"]))))
-    left = tag("section", tag("h2", "Time"), _list(times))
-    right = tag("section", tag("h2", "Environment"), _list(d["versions"].items()), pipeline)
+    left = tag("section", tag("h2", "Time"), definitions(times))
+    right = tag("section", tag("h2", "Environment"), definitions(d["versions"].items()), pipeline)
     return tag("div", left, right, class_="two")
 
 
@@ -189,32 +177,12 @@ def _footer(d: Json) -> Html:
     return tag("footer", made, tag("button", "Save as report.json", id="save", class_="link", type="button"))
 
 
-# --- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _num(x: Any) -> float:
-    """A figure of the document; infinities and NaN are strings there."""
-    return math.nan if x is None else float(x)
-
-
-def _card(label: str, big: str, small: str) -> Html:
-    inside = [tag("div", label, class_="label"), tag("div", big, class_="big"), tag("div", small, class_="small")]
-    return tag("div", *inside, class_="card")
+# --- parts of sections -----------------------------------------------------------------------------------------------
 
 
 def _became(form: Callable[[int | None], str], before: int | None, after: int | None) -> str:
     change = fig.change(before, after)
     return "as before" if change == "same" else f"{change}, was {form(before)}" if change else ""
-
-
-def _bars(name: str, before: int | None, after: int | None, top: int, form: Callable[[int | None], str]) -> Html:
-    """A row of the bar grid: name, the two bars, the two values."""
-    drawn = [
-        tag("div", class_="bar" + extra + ("" if n else " none"), style=f"width:{100 * (n or 0) / (top or 1):.2f}%")
-        for n, extra in ((before, ""), (after, " after"))
-    ]
-    values = [tag("div", form(before), class_="soft"), tag("div", form(after))]
-    return Html(tag("div", name, class_="name") + tag("div", *drawn) + tag("div", *values, class_="value"))
 
 
 def _track(d: Json) -> Html:
@@ -244,20 +212,21 @@ def _pass_row(p: Json) -> Html:
     if p["status"] == "undone":
         moved, text, style = math.inf, "undone", "badt"
     elif p["loss"] is not None:
-        moved = _num(p["loss"]["max_rel"])
-        text, style = f"{fig.error(moved)} · {fig.decibels(_num(p['loss']['snr_db']))}", "warnt"
+        moved = number(p["loss"]["max_rel"])
+        text, style = f"{fig.error(moved)} · {fig.decibels(number(p['loss']['snr_db']))}", "warnt"
     elif p["exact"] is not None:
-        moved = _num(p["exact"]["max_rel"])
+        moved = number(p["exact"]["max_rel"])
         text, style = "equal" if moved == 0 else fig.error(moved), "good"
     elif p["status"] == "skipped":
         text = "skipped"
+    check = number(p["check_seconds"])
     cells = [
         tag("td", name),
-        _cell(p["rewrites"], f"{p['rewrites']:,}" if p["rewrites"] else ""),
-        _cell(_num(p["seconds"]), fig.duration(_num(p["seconds"]))),
-        _cell(_num(p["check_seconds"]), fig.duration(_num(p["check_seconds"])) if _num(p["check_seconds"]) else ""),
-        _cell(p["nodes"], fig.count(p["nodes"])),
-        _cell(moved, tag("span", text, class_=style)),
+        cell(p["rewrites"], f"{p['rewrites']:,}" if p["rewrites"] else ""),
+        cell(number(p["seconds"]), fig.duration(number(p["seconds"]))),
+        cell(check, fig.duration(check) if check else ""),
+        cell(p["nodes"], fig.count(p["nodes"])),
+        cell(moved, tag("span", text, class_=style)),
     ]
     return tag("tr", *cells, class_=p["status"] + ("" if p["notes"] else " plain"))
 
@@ -266,35 +235,19 @@ def _figures(comparison: Json, limit: float | None) -> Html:
     heads = [("output", ""), *((h, "n") for h in ("max abs", "relative", "SNR", "cosine", "top-1")), ("verdict", "")]
     rows = []
     for name, d in comparison["outputs"].items():
-        rel, snr, cos = _num(d["max_rel"]), _num(d["snr_db"]), _num(d["cosine"])
+        rel, snr, cos = number(d["max_rel"]), number(d["snr_db"]), number(d["cosine"])
         good = d["mismatch"] is None and (limit is None or rel <= limit)
         verdict = d["mismatch"] or ("measured" if limit is None else "✓ within" if good else "✗ too far")
         rows.append(
             tag(
                 "tr",
                 tag("td", tag("code", name)),
-                _cell(_num(d["max_abs"]), fig.error(_num(d["max_abs"]))),
-                _cell(rel, fig.error(rel)),
-                _cell(snr, fig.decibels(snr)),
-                _cell(cos, fig.cosine(cos)),
-                _cell(_num(d["top1"]), "" if d["top1"] is None else fig.share(_num(d["top1"]))),
+                cell(number(d["max_abs"]), fig.error(number(d["max_abs"]))),
+                cell(rel, fig.error(rel)),
+                cell(snr, fig.decibels(snr)),
+                cell(cos, fig.cosine(cos)),
+                cell(number(d["top1"]), "" if d["top1"] is None else fig.share(number(d["top1"]))),
                 tag("td", verdict, class_="verdict " + ("badt" if not good else "soft" if limit is None else "good")),
             )
         )
-    return _table(heads, rows)
-
-
-def _cell(value: float, text: str) -> Html:
-    """A right-aligned cell that sorts by `value`; an unknown one sorts first."""
-    key = value if math.isfinite(value) else 1e300 if value > 0 else -1e300
-    return tag("td", text, class_="n", data_v=repr(key))
-
-
-def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Html]) -> Html:
-    """A table whose columns sort on a click."""
-    cells = [tag("th", tag("button", text, type="button"), class_=kind or None) for text, kind in heads]
-    return tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows))
-
-
-def _list(rows: Iterable[tuple[str, str]]) -> Html:
-    return tag("dl", *(part for key, value in rows for part in (tag("dt", key), tag("dd", value))))
+    return table(heads, rows)

@@ -14,7 +14,8 @@ import pytest
 from reports import NASTY, compiled, full
 
 from edgec.compiler import report
-from edgec.compiler.report_html import Html, tag, to_html
+from edgec.compiler.html_parts import Html, tag
+from edgec.compiler.report_html import to_html
 
 VOID = {"meta", "input"}
 
