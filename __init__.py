@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # What type checkers take for true. Importing `typing` takes longer than all of this.
 if TYPE_CHECKING:
-    from .compiler.driver import Compilation, compile, dry_run, load, verify
+    from typing import Any
+
+    from .compiler.compilation import Compilation
+    from .compiler.driver import compile, dry_run, load, verify
     from .compiler.errors import EdgecError, ModelError, PassFailed, UnsupportedOp, UsageError, VerifyFailed
     from .compiler.passbase import Context, Pass
     from .compiler.targets import Target, find_target
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Importing edgec imports nothing heavy; the first use of a name does.
 _PUBLIC = {
-    "driver": ("Compilation", "compile", "dry_run", "load", "verify"),
+    "compilation": ("Compilation",),
+    "driver": ("compile", "dry_run", "load", "verify"),
     "errors": ("EdgecError", "ModelError", "PassFailed", "UnsupportedOp", "UsageError", "VerifyFailed"),
     "passbase": ("Context", "Pass"),
     "targets": ("Target", "find_target"),

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from . import process
-from .argtypes import count, error_limit, limit
+from . import interrupts, process
+from .arguments import check_output, check_reports, compiler_parser
 from .errors import EdgecError, UsageError, VerifyFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .driver import Compilation
+    from .compilation import Compilation
 
 COMMANDS = ("verify", "passes", "targets", "ops")
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""What shells give for a program that its reader left, as in `edgec passes | head -1`: 128 and the signal's number."""
 
-EPILOG = """\
-other commands (each has --help):
-  edgec verify A B         do two models compute the same?
-  edgec passes             the passes, with their options
-  edgec targets            the targets, and what each can express
-  edgec ops                the operators that a target can express
-
-pass specs: name, name{option=value,…}, package.module:Class, ./file.py:Class{…}
-exit codes: 0 fine, 1 the model or the proof failed, 2 wrong use, 130 interrupted"""
+Written = list[Path]
+"""What a run has written so far: what an error or an interrupt has to say."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,33 +36,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.command_line = True
     # Models are many objects that live long: the collector's usual threshold makes it walk them again and again.
     gc.set_threshold(100_000, 20, 50)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _settle_streams()
+    written: Written = []
+    try:
+        interrupts.listen()
+        code = _guarded(arguments, written)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        _say(f"edgec: interrupted; {_so_far(written)}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python must not complain again while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as e:
+        where = f" ({e.filename})" if e.filename else ""
+        _say(f"edgec: error: {e.strerror or e}{where}; {_so_far(written)}")
+        return 1
+
+
+def _guarded(arguments: Sequence[str], written: Written) -> int:
+    """The exit code, with every error that is not the system's said in words."""
     try:
         if arguments and arguments[0] in COMMANDS:
             return _command(arguments[0], arguments[1:])
-        return _compile(_compiler_parser().parse_args(arguments or ["--help"]))
+        return _compile(compiler_parser().parse_args(arguments or ["--help"]), written)
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0
     except EdgecError as e:
         _say(f"edgec: error: {e}")
+        if written:
+            _say(f"edgec: {_so_far(written)}")
         return e.exit_code
-    except KeyboardInterrupt:
-        _say("edgec: interrupted; nothing was written")
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): Python must not complain again while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except MemoryError:
-        _say("edgec: error: out of memory. Try --verify end, or smaller --inputs.")
+        _say(f"edgec: error: out of memory; {_so_far(written)}. Try --verify end, or smaller --inputs.")
         return 1
-    except OSError as e:
-        where = f" ({e.filename})" if e.filename else ""
-        _say(f"edgec: error: {e.strerror or e}{where}; nothing was written")
-        return 1
+    except OSError:
+        raise
     except Exception as e:
-        return _internal(e, arguments)
+        return _internal(e, arguments, written)
 
 
-def _internal(error: Exception, arguments: Sequence[str]) -> int:
+def _internal(error: Exception, arguments: Sequence[str], written: Written) -> int:
     """A fault of ours that nothing foresaw: said as one, with the traceback for those who ask."""
     import traceback
 
@@ -75,72 +87,32 @@ def _internal(error: Exception, arguments: Sequence[str]) -> int:
         traceback.print_exception(error)
     _say(
         f"edgec: internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} "
-        f"({Path(where.filename).name}:{where.lineno}). Nothing was written. Please report it; -v shows the traceback."
+        f"({Path(where.filename).name}:{where.lineno}); {_so_far(written)}. Please report it; -v shows the traceback."
     )
     return 1
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _settle_streams() -> None:
+    """Closed streams swallow what is printed; a name that has no form in the terminal's encoding is escaped."""
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _so_far(written: Written) -> str:
+    names = ", ".join(map(str, written)) or "nothing"
+    return f"{names} {'were' if len(written) > 1 else 'was'} written"
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    # Where nobody listens any more, the exit code still tells.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
 
 
-def _compiler_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="edgec",
-        usage="edgec MODEL [-O0|-O1|-O2|-O3|-Os] [--target ios] [-o OUT] [options]",
-        description="Compile a neural network for a device, and prove that what was written computes the same.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    p.add_argument("model", metavar="MODEL", nargs="?", help="the model: .onnx, .mlpackage")
-    p.add_argument("-O", dest="level", default="2", choices=list("0123s"), help="optimisation level (default: -O2)")
-    p.add_argument("--target", default="ios", help="where it will run; `edgec targets` lists them (default: ios)")
-    p.add_argument("-o", dest="out", metavar="OUT", help="what to write (default: the model's name, in this folder)")
-    p.add_argument("--dry-run", action="store_true", help="only say whether it would compile, and what is missing")
-    p.add_argument("--version", action="version", version=f"edgec {__version__}")
-
-    g = p.add_argument_group("inputs")
-    g.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help="fix a free shape")
-    g.add_argument("--inputs", metavar="FILE.npz", help="arrays to measure with, named like the inputs, and `labels`")
-
-    g = p.add_argument_group("numbers")
-    g.add_argument("--precision", choices=("fp16", "fp32"), help="compute in half or single precision")
-    g.add_argument("--io", choices=("fp32", "fp16"), default="fp32", help="type of float inputs and outputs")
-    g.add_argument("--opset", type=int, help="with --target onnx: the opset to write")
-    g.add_argument(
-        "--max-error", type=error_limit, metavar="X", help="largest error allowed, relative to the largest output"
-    )
-    g.add_argument("--min-snr", type=limit, metavar="DB", help="smallest signal-to-noise ratio allowed, in decibels")
-    g.add_argument(
-        "--verify", choices=("each", "end", "off"), default="each", help="when to check (default: each pass)"
-    )
-    g.add_argument("--strict", action="store_true", help="a pass that breaks the model is an error, not undone")
-
-    g = p.add_argument_group("passes")
-    g.add_argument("--pass", dest="extra", action="append", default=[], metavar="SPEC", help="run this pass, too")
-    g.add_argument("--passes", metavar="SPECS", help="run these passes instead of the level's")
-    g.add_argument("--print-pipeline", action="store_true", help="print the pass specs and stop")
-    g.add_argument("--list-passes", action="store_true", help="same as `edgec passes`")
-    g.add_argument("--print-after-all", action="store_true", help="print the model after each pass")
-    g.add_argument("--print-after-change", action="store_true", help="print what each pass changed")
-    g.add_argument("--time-passes", action="store_true", help="print the time of every pass")
-    g.add_argument("--save-temps", metavar="DIR", help="save the model after each pass that changed it")
-    g.add_argument("--bisect-limit", type=count, metavar="N", help="run only the first N passes")
-
-    g = p.add_argument_group("output")
-    g.add_argument("--report", action="append", default=[], metavar="OUT.html|OUT.json", help="write a report")
-    g.add_argument("--json", action="store_true", help="print the report as JSON instead of a summary")
-    g.add_argument("-q", dest="quiet", action="store_true", help="print nothing but errors")
-    g.add_argument("-v", dest="verbose", action="count", default=0, help="print what almost fired, too")
-    return p
-
-
-def _compile(o: argparse.Namespace) -> int:
+def _compile(o: argparse.Namespace, written: Written) -> int:
     with process.undisturbed():
         from . import pipelines
         from .freeze import parse_shape
@@ -158,40 +130,55 @@ def _compile(o: argparse.Namespace) -> int:
     source = Path(o.model)
     if not source.exists():
         raise UsageError(f"no such file: {source}")
-    _check_reports(o.report)
+    check_reports(o.report)
     shapes = dict(parse_shape(s) for s in o.shape)
     if o.dry_run:
         return _dry_run(source, target.name, shapes, o)
     out = Path(o.out) if o.out else Path(f"{source.stem}{target.suffix}")
-    _check_output(out, source, target.suffix)
-    return _run(o, source, out, shapes)
+    check_output(out, source, target.suffix)
+    return _run(o, source, out, shapes, written)
 
 
-def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    with process.undisturbed():
-        from . import report
+def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]], written: Written) -> int:
     try:
-        compilation = _driven(o, source, out, shapes)
+        compilation = _driven(o, source, out, shapes, written)
     except VerifyFailed as e:
         # Nothing is written, but what was found out about it is what one needs now.
-        for path in o.report:
-            report.write(e.report, Path(path))
-        _show(o, e.report)
+        for failure in _finish(o, e.report, []):
+            _say(f"edgec: error: {failure}")
         raise
     with compilation:
-        compilation.save(out)
-        for path in o.report:
-            report.write(compilation.report, Path(path))
-        _show(o, compilation.report)
+        with interrupts.held_back():
+            compilation.save(out)
+            written.append(out)
+        if failures := _finish(o, compilation.report, written):
+            raise EdgecError("\n".join(failures))
     return 0
 
 
-def _driven(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]]) -> Compilation:
+def _finish(o: argparse.Namespace, found: Any, written: Written) -> list[str]:
+    """Write the reports and show the summary; returns which reports can't be written, and why."""
+    with process.undisturbed():
+        from . import report
+    failures = []
+    for path in map(Path, o.report):
+        try:
+            report.write(found, path)
+            written.append(path)
+        except EdgecError as e:
+            failures.append(str(e))
+    _show(o, found)
+    return failures
+
+
+def _driven(
+    o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple[int, ...]], written: Written
+) -> Compilation:
     with process.undisturbed():
         from . import driver
         from .watch import Watch
 
-    with Watch(o) as watch:
+    with Watch(o, written) as watch:
         return driver.compile(
             source,
             level=f"O{o.level}",
@@ -216,16 +203,17 @@ def _driven(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tu
 
 
 def _show(o: argparse.Namespace, found: Any) -> None:
-    from . import report
+    with process.undisturbed():
+        from . import report, report_terminal
 
     if o.json:
         import json
 
         print(json.dumps(report.to_json(found), indent=2))
     elif not o.quiet:
-        from .report_terminal import print_summary
-
-        print_summary(found, _console(), verbose=bool(o.verbose), times=o.time_passes)
+        report_terminal.print_summary(found, _console(), verbose=bool(o.verbose), times=o.time_passes)
+    elif o.time_passes:
+        report_terminal.print_times(found, _console())
 
 
 def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: argparse.Namespace) -> int:
@@ -244,29 +232,7 @@ def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: a
         print("\n".join(f"  - {m}" for m in missing))
     else:
         print(f"{source} would compile for {target}.")
-    return 1 if missing else 0
-
-
-def _check_output(out: Path, source: Path, suffix: str) -> None:
-    """Find out before the work, not after it, that the output can't be written."""
-    if out.suffix != suffix:
-        raise UsageError(f"the output must end in {suffix} for this target, not '{out.name}'")
-    if not out.parent.is_dir():
-        raise UsageError(f"can't write {out}: there is no folder {out.parent}")
-    if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"can't write {out}: no permission to write in {out.parent.absolute()}")
-    if out.exists() and out.resolve() == source.resolve():
-        raise UsageError(f"{out} is the model itself; name another output with -o")
-    if out.exists() and out.is_dir() != (suffix == ".mlpackage"):
-        raise UsageError(f"{out} exists and is {'a folder' if out.is_dir() else 'a file'}; name another output with -o")
-
-
-def _check_reports(paths: Sequence[str]) -> None:
-    for path in map(Path, paths):
-        if path.suffix not in (".html", ".json"):
-            raise UsageError(f"--report {path}: must end in .html or .json")
-        if not path.parent.is_dir():
-            raise UsageError(f"--report {path}: there is no folder {path.parent}")
+    return 2 if any(m.wanting for m in missing) else 1 if missing else 0
 
 
 def _console() -> Console:
@@ -276,7 +242,8 @@ def _console() -> Console:
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:
-    from . import commands
+    with process.undisturbed():
+        from . import commands
 
     p = argparse.ArgumentParser(prog=f"edgec {name}", description=commands.HELP[name], allow_abbrev=False)
     commands.arguments(name, p)

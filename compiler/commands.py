@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .argtypes import error_limit, limit
+from .arguments import SHAPE
 from .freeze import parse_shape
 from .plugins import PASSES, entries, find_pass
 from .targets import ALIASES, TARGETS, find_target
@@ -29,7 +30,7 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
         p.add_argument("a", metavar="A", help="the reference")
         p.add_argument("b", metavar="B", help="the other one")
         p.add_argument("--inputs", metavar="FILE.npz", help="arrays named like the inputs of A")
-        p.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help="fix a free shape of A")
+        p.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help=SHAPE + " (of A)")
         p.add_argument(
             "--max-error", type=error_limit, default=None, metavar="X",
             help=f"largest error allowed, relative to the largest output (default: {EXACT:g})",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,15 +14,15 @@ import onnx_ir as ir
 from . import core_ops, freeze, pipelines, proof
 from .backend import EmitOptions, Emitted
 from .checks import check_operators, check_weights
+from .compilation import Clock, Compilation, Hooks
 from .cost import stats
 from .data import Samples
-from .errors import Missing, ModelError, UnsupportedOp, UsageError, VerifyFailed
+from .errors import Missing, UsageError, VerifyFailed
 from .freeze import Shapes
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
-from .place import place
 from .plugins import find_backend, find_frontend, find_passes
-from .records import PassRecord, Proof, Report
+from .records import PassRecord, Report
 from .reference import Reference
 from .targets import Target, find_target
 from .verify import Comparison
@@ -33,84 +30,6 @@ from .weights import Scratch, release
 
 Source = str | Path | Any
 Inputs = str | Path | Mapping[str, np.ndarray]
-
-
-@dataclass
-class Hooks:
-    """What a caller may watch: steps as they start, passes as they start and end."""
-
-    step: Callable[[str], None] = lambda _: None
-    pass_started: Callable[[Pass, int, int], None] = lambda *_: None
-    pass_ended: Callable[[PassRecord, ir.Model], None] = lambda *_: None
-
-
-@dataclass
-class Compilation:
-    """A compiled model: what it became, what happened to it, and the proof. Close it, or use `with`, to free the disk.
-
-    Attributes:
-        model: the model after all passes, as it was lowered.
-        report: everything that was found out.
-        path: where the compiled file lies; a temporary place until `save`.
-        emitted: what the backend said of the file: names, contract, files that belong beside it.
-    """
-
-    model: ir.Model
-    report: Report
-    path: Path
-    emitted: Emitted = field(repr=False)
-    _scratch: Scratch = field(repr=False)
-
-    @property
-    def proof(self) -> Proof | None:
-        """What the file on disk computes, against the model; None with verify="off"."""
-        return self.report.proof
-
-    def save(self, path: str | Path) -> Path:
-        """Put the compiled file at `path`, replacing what is there only once the new one is whole.
-
-        Weights over 2 GB go beside it. Raises EdgecError where it can't be written.
-        """
-        target, made, old = Path(path), self.path, self.path.name
-        if self.emitted.sidecars and target.name != old:
-            assert self.emitted.renamed is not None
-            made = self._scratch.dir / target.name
-            self.emitted.renamed(made)
-        extras = [(e, target.parent / (target.name + e.name.removeprefix(old))) for e in self.emitted.sidecars]
-        # The first save moves the file out of the temporary folder; it stays where it is when saved once more.
-        place([*extras, (made, target)], keep=bool(self.report.output))
-        self.emitted.sidecars = [moved for _, moved in extras]
-        self.path = self.emitted.path = target
-        self.report.contract = [line.replace(old, target.name) for line in self.report.contract]
-        self.report.output = str(target)
-        return target
-
-    def close(self) -> None:
-        """Remove the temporary files. The model's big tensors lie in them: don't use `model` afterwards."""
-        self._scratch.close()
-
-    def __enter__(self) -> Compilation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@dataclass
-class _Clock:
-    """Steps and how long they took."""
-
-    hooks: Hooks
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        self.hooks.step(step)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
 
 
 def load(source: Source) -> ir.Model:
@@ -173,48 +92,40 @@ def compile(
         UsageError: the call is wrong. ModelError: the model is. UnsupportedOp: the target can't express it.
         PassFailed: a pass broke its promise, with `strict`. VerifyFailed: the file does not compute the model.
     """
-    where, clock = find_target(target), _Clock(hooks or Hooks())
+    where, clock = find_target(target), Clock(hooks or Hooks())
     if verify not in get_args(VerifyMode):
         raise UsageError(f"unknown mode '{verify}' of verify; choose one of {', '.join(get_args(VerifyMode))}")
     pipelines.check_options(where, io, opset)
     kind = pipelines.precision_of(level, where, precision)
-    specs = pipelines.pipeline(level, where, kind, passes, opset)
-    steps = [*pipelines.build(specs), *_extra(extra_passes)]
-    options = EmitOptions(io=io, opset=opset)
-    scratch = Scratch(None if workdir is None else Path(workdir))
+    steps = [*pipelines.build(pipelines.pipeline(level, where, kind, passes, opset)), *_extra(extra_passes)]
+    h = clock.hooks
+    watched = Options(
+        verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
+    )
+    scratch = Scratch(_path(workdir))
     try:
         with clock("load"):
             model = _load_for(where, source, shapes)
+            h.loaded(model)
         with clock("reference"):
             ref = Reference.of(model, inputs, verify)
-        report = Report(source=_name(source), level=level, target=where.name, precision=kind)
-        report.pipeline = [p.spec for p in steps]
-        report.given_inputs, report.samples = ref.samples.given, ref.samples.count
-        report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
-        report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
+        report = Report(_name(source), level=level, target=where.name, precision=kind, seconds=clock.seconds)
+        _describe(report, model, ref, source)
         with clock("passes"):
-            h = clock.hooks
-            watched = Options(
-                verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
+            manager = Manager(
+                Context(where, scratch, ref.samples.first, ref.samples.given), watched, ref.outputs, ref.other
             )
-            ctx = Context(where, scratch, ref.samples.first, ref.samples.given)
-            manager = Manager(ctx, watched, ref.outputs, ref.other)
             model = manager.run(model, steps)
-            report.passes = manager.records
+        report.pipeline, report.passes = [p.spec for p in steps], manager.records
         with clock("lower"):
             path = scratch.dir / (name or f"{_stem(source)}{where.suffix}")
-            emitted = find_backend(where.backend).emit(model, where, path, options)
-        report.contract, report.warnings = emitted.contract, emitted.warnings
-        report.names = {a: b for a, b in [*emitted.inputs.items(), *emitted.outputs.items()] if a != b}
-        report.after = stats(model, emitted.path)
-        report.after.nodes = _nodes_before_legalisation(report.passes)
+            emitted = find_backend(where.backend).emit(model, where, path, EmitOptions(io, opset))
+        _describe_file(report, model, emitted)
         if verify != "off":
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load)
-                report.accuracy = report.proof.accuracy
-        report.seconds = clock.seconds
-        report.peak_bytes = peak_bytes()
-        report.versions = versions()
+            report.accuracy = report.proof.accuracy
+        report.peak_bytes, report.versions = peak_bytes(), versions()
         if report.proof is not None and not report.proof.ok:
             raise VerifyFailed(proof.failure(report), report)
         return Compilation(model, report, emitted.path, emitted, scratch)
@@ -244,7 +155,7 @@ def dry_run(
         if not unfixed:
             return list(find_backend(where.backend).check(model, where, EmitOptions(io=io, opset=opset)))
         # Without sizes nothing can be lowered; operators that there is no row for are missing at any size.
-        found = [Missing("", f"input '{v.name}'", f"free dimensions; give {freeze.flag(v)}") for v in unfixed]
+        found = [Missing("", f"input '{v.name}'", f"free dimensions; give {freeze.flag(v)}", True) for v in unfixed]
         return [*found, *(Missing(n.name or "", n.op_type, why) for n, why in core_ops.unknown(model, where))]
 
 
@@ -276,6 +187,21 @@ def _load_for(where: Target, source: Source, shapes: Shapes | None) -> ir.Model:
     check_weights(model)
     release(model)
     return model
+
+
+def _describe(report: Report, model: ir.Model, ref: Reference, source: Source) -> None:
+    """What the report says of the model as it was loaded, and of what it is measured on."""
+    report.given_inputs, report.samples = ref.samples.given, ref.samples.count
+    report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
+    report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
+
+
+def _describe_file(report: Report, model: ir.Model, emitted: Emitted) -> None:
+    """What the report says of the model after the passes, and of the file that it was lowered to."""
+    report.contract, report.warnings = emitted.contract, emitted.warnings
+    report.names = {a: b for a, b in [*emitted.inputs.items(), *emitted.outputs.items()] if a != b}
+    report.after = stats(model, emitted.path)
+    report.after.nodes = _nodes_before_legalisation(report.passes)
 
 
 def _nodes_before_legalisation(passes: Sequence[PassRecord]) -> int:
@@ -319,17 +245,3 @@ def versions() -> dict[str, str]:
 
     names = ("edgec", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
     return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in names}}
-
-
-__all__ = [
-    "Compilation",
-    "Emitted",
-    "Hooks",
-    "ModelError",
-    "Target",
-    "UnsupportedOp",
-    "compile",
-    "dry_run",
-    "load",
-    "verify",
-]

@@ -25,11 +25,15 @@ class ModelError(EdgecError):
 
 @dataclass(frozen=True)
 class Missing:
-    """One thing that a target can't express, or that a model needs: an operator, a type, a fixed dimension."""
+    """One thing that a target can't express, or that a model needs: an operator, a type, a fixed dimension.
+
+    `wanting`: a flag gives it (--shape).
+    """
 
     node: str
     op: str
     why: str
+    wanting: bool = False
 
     def __str__(self) -> str:
         return f"{self.op} (node '{self.node}'): {self.why}" if self.node else f"{self.op}: {self.why}"

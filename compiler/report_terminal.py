@@ -41,6 +41,11 @@ def print_summary(report: Report, console: Console, *, verbose: bool = False, ti
     _emit(console, [part for p in [*parts, _footer(report)] for part in ("", p)], indent=1)
 
 
+def print_times(report: Report, console: Console) -> None:
+    """Print every pass with its time, and nothing else."""
+    _emit(console, [part for p in _passes(report, False, True) for part in ("", p)], indent=1)
+
+
 def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows of plain values under a title; numbers to the right. Long text wraps, empty columns are left out."""
     from rich.text import Text

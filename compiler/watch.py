@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from .driver import Hooks
+from .compilation import Hooks
 from .passbase import Pass
 from .records import PassRecord
+from .text import diff, to_text
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -29,12 +30,14 @@ STEPS = {
 class Watch:
     """Hooks for the driver. Progress appears on a terminal only; a pipe stays quiet."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, written: list[Path]) -> None:
+        """What it writes goes into `written`."""
         self._options = options
+        self._written = written
         self._status: Status | None = None
         self._text = ""
         self._number = 0
-        self.hooks = Hooks(self._step, self._started, self._ended)
+        self.hooks = Hooks(self._step, self._loaded, self._started, self._ended)
 
     def __enter__(self) -> Watch:
         if sys.stderr.isatty() and not self._options.quiet:
@@ -52,6 +55,10 @@ class Watch:
         if self._status is not None:
             self._status.update(f"{STEPS.get(name, name)} …")
 
+    def _loaded(self, model: ir.Model) -> None:
+        if self._options.print_after_change:
+            self._text = to_text(model)
+
     def _started(self, p: Pass, index: int, count: int) -> None:
         if self._status is not None:
             self._status.update(f"pass {index + 1} of {count}: {p.name} …")
@@ -64,12 +71,12 @@ class Watch:
         if o.save_temps and record.status == "ok":
             folder = Path(o.save_temps)
             folder.mkdir(parents=True, exist_ok=True)
+            if folder not in self._written:
+                self._written.append(folder)
             name = f"{self._number:02d}-{record.spec.partition('{')[0].replace('/', '_').replace(':', '_')}.onnx"
             ir.save(model.clone(), folder / name, external_data=f"{name}.data")
 
     def _print(self, record: PassRecord, model: ir.Model) -> None:
-        from .text import diff, to_text
-
         text = to_text(model)
         # With --json, what is printed must parse.
         to = sys.stderr if self._options.json else sys.stdout

@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 
 
 def run(*arguments: object, cwd: Path, limit: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgec.compiler.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "edgec", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, preexec_fn=limit)
 
 
@@ -337,7 +337,7 @@ def test_an_interrupt_leaves_nothing(sent: signal.Signals, after: float, model: 
         "    def run(self, model, ctx):\n        print('sleeping', flush=True)\n        time.sleep(60)\n"
         "        return 0\n"
     )
-    command = [sys.executable, "-m", "edgec.compiler.cli", "net.onnx", "--pass", "./slow.py:Slow"]
+    command = [sys.executable, "-m", "edgec", "net.onnx", "--pass", "./slow.py:Slow"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

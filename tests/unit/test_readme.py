@@ -19,7 +19,7 @@ def test_the_pass_in_the_readme_runs_and_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(code)
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,3] x) => (float[2,3] y) { a = Relu(x) y = Tanh(a) }'
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
-    command = [sys.executable, "-m", "edgec.compiler.cli", "model.onnx", "--target", "onnx", "-O0", "-o", "out.onnx"]
+    command = [sys.executable, "-m", "edgec", "model.onnx", "--target", "onnx", "-O0", "-o", "out.onnx"]
     command += ["--pass", "./mine.py:ReluToClip{most=3}", "--print-after-change"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -27,7 +27,7 @@ def test_the_pass_in_the_readme_runs_and_is_accepted(tmp_path: Path) -> None:
 
 
 def test_every_option_that_the_readme_names_exists() -> None:
-    command = [sys.executable, "-m", "edgec.compiler.cli", "--help"]
+    command = [sys.executable, "-m", "edgec", "--help"]
     known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     used = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", README)) - {"--strict", "--help"}
     assert len(used) > 10
