@@ -13,7 +13,7 @@ from .. import disk
 from ..graph import attr, graphs, is_const, nodes, static_shape
 from ..records import Stats
 from ..rounding import is_pair, is_stored_half
-from .products import macs
+from .walk import macs
 
 
 def stats(model: ir.Model, file: Path | None = None) -> Stats:

@@ -1,0 +1,174 @@
+"""All that is known of a model's cost without running it, put together."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .. import dims as d
+from ..dims import Dim
+from ..freeze import Shapes, fix
+from ..graph import subgraphs
+from . import modules
+from .arithmetic import work
+from .flatten import flattened
+from .node import Op, Unknown
+from .products import MACS, costlier, operator
+from .records import Analysis, Layer, Shape, Totals
+from .sizes import Sizes
+from .storage import parameters, weight_bytes
+from .walk import Liveness, chosen, trips, trips_symbol
+
+SUMS = ("macs", "flops", "special", "int_ops", "read", "written", "effective_macs", "bops")
+"""Fields of a layer that are summed up, and that count for all its runs."""
+
+
+def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: Shapes | None = None) -> Analysis:
+    """What one run of `model` costs, and where. Nothing is run; weights are read only with `zeros`.
+
+    Args:
+        model: with inferred shapes, as a frontend gives it. Local functions are counted as what they call.
+        source: what the analysis shall say that it is of.
+        zeros: count the weights that are zero, which reads them.
+        shapes: sizes of free dimensions, as for `compile`; the model itself is left as it is.
+
+    Counts are numbers, or polynomials in the free dimensions. What can't be told is listed in `unknown`.
+    """
+    if shapes:
+        model = model.clone()
+        fix(model, shapes)
+    flat = flattened(model)
+    sizes = Sizes(flat)
+    counter = _Counter(flat, sizes)
+    layers = counter.layers(flat.graph, 1)
+    found = Analysis(source, dict(sizes.symbols), _ports(flat.graph.inputs, sizes), _ports(flat.graph.outputs, sizes))
+    found.symbols |= counter.symbols
+    found.layers = layers
+    found.unknown = [f"{x.name} ({x.op}): {x.unknown}" for x in layers if x.unknown]
+    found.warnings = counter.warnings
+    found.totals = _totals(layers)
+    found.totals.parameters, found.totals.bytes = parameters(model), weight_bytes(model)
+    return found
+
+
+class _Counter:
+    """Goes over graphs and makes a layer of each node.
+
+    Attributes:
+        nodes: the node of each layer, in the order of the layers.
+        symbols: trip counts that only running the model tells.
+    """
+
+    def __init__(self, model: ir.Model, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.live = Liveness(model)
+        self.paths = modules.paths(model.graph)
+        self.nodes: list[ir.Node] = []
+        self.symbols: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def layers(self, graph: ir.Graph, runs: Dim) -> list[Layer]:
+        """The layers of `graph`, which runs so often, each followed by those of the graphs inside it."""
+        found: list[Layer] = []
+        for node in graph:
+            often = runs if self.live.runs(node) else 0
+            self.nodes.append(node)
+            found.append(self._layer(node, often))
+            found += self._inside(node, often)
+        return found
+
+    def _layer(self, node: ir.Node, runs: Dim) -> Layer:
+        dims = self.sizes.dims
+        layer = Layer(
+            node.name or (node.outputs[0].name if node.outputs else "") or "",
+            operator(node),
+            self.paths[node],
+            [None if v is None else dims(v) for v in node.inputs],
+            [dims(v) for v in node.outputs],
+            runs,
+        )
+        if runs != 0:
+            try:
+                self._count(layer, Op(node, self.sizes))
+            except Unknown as e:
+                layer.unknown = str(e)
+        return layer
+
+    def _count(self, layer: Layer, op: Op) -> None:
+        rule = MACS.get(layer.op)
+        macs = rule(op) if rule is not None else 0
+        done = work(op, macs)
+        runs = layer.runs
+        layer.macs, layer.flops = d.mul(runs, macs), d.mul(runs, done.flops)
+        layer.special, layer.int_ops = d.mul(runs, done.special), d.mul(runs, done.int_ops)
+        layer.effective_macs = layer.macs
+
+    def _inside(self, node: ir.Node, runs: Dim) -> list[Layer]:
+        inner = subgraphs(node)
+        if not inner:
+            return []
+        if node.op_type == "If" and not node.domain:
+            return self._branches(node, inner, runs)
+        count: Dim = 0
+        if runs != 0:
+            known = trips(node, self.sizes)
+            count = known if known is not None else self._unknown_trips(node)
+        return [layer for g in inner for layer in self.layers(g, d.mul(runs, count))]
+
+    def _unknown_trips(self, node: ir.Node) -> Dim:
+        symbol = trips_symbol(node)
+        self.symbols[symbol] = f"how often {node.op_type} '{node.name}' runs: known only by running it"
+        return d.atom(symbol)
+
+    def _branches(self, node: ir.Node, inner: list[ir.Graph], runs: Dim) -> list[Layer]:
+        """Both branches; the one that costs less runs never."""
+        both = [self.layers(g, runs) for g in inner]
+        only = chosen(node)
+        if only is not None:
+            loser = 1 - next(i for i, g in enumerate(inner) if g is only)
+        else:
+            loser = self._cheaper(node, both)
+        for layer in both[loser]:
+            _never(layer)
+        return [layer for branch in both for layer in branch]
+
+    def _cheaper(self, node: ir.Node, both: list[list[Layer]]) -> int:
+        sums = [_totals(b) for b in both]
+        for field in ("macs", "flops", "int_ops"):
+            a, b = (getattr(s, field) for s in sums)
+            if a == b:
+                continue
+            first = costlier(a, b)
+            if first is None:
+                self.warnings.append(
+                    f"If '{node.name}': which branch costs more depends on the free dimensions; its first is counted"
+                )
+                return 1
+            return 1 if first else 0
+        return 1
+
+
+def _never(layer: Layer) -> None:
+    layer.runs, layer.unknown = 0, ""
+    for field in SUMS:
+        setattr(layer, field, 0)
+
+
+def _totals(layers: list[Layer]) -> Totals:
+    sums: dict[str, Dim] = {}
+    for field in SUMS:
+        plain, symbolic = 0, []
+        for layer in layers:
+            value = getattr(layer, field)
+            if type(value) is int:
+                plain += value
+            else:
+                symbolic.append(value)
+        total: Dim = plain
+        for value in symbolic:
+            total = d.add(total, value)
+        sums[field] = total
+    return Totals(**sums, nodes=len(layers))  # type: ignore[arg-type]
+
+
+def _ports(values: list[ir.Value], sizes: Sizes) -> dict[str, tuple[str, Shape]]:
+    return {v.name or "": (v.dtype.name.lower() if v.dtype is not None else "?", sizes.dims(v)) for v in values}
