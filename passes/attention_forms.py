@@ -11,8 +11,12 @@ import onnx_ir as ir
 
 from ..compiler import graph as g
 from .attention_mask import Mask, Masks
-from .layouts import Axis, Layout, Size, arrange, axis, emit, resolve, size_of
+from .layouts import Axis, Size, arrange, axis, resolve, size_of
 from .tracing import LAYOUT, View, opaque, step, trace
+from .view_steps import Step, build
+
+Steps = tuple[Step, ...]
+"""How to get a value from another one."""
 
 
 @dataclass
@@ -40,13 +44,13 @@ class Operand:
     def sizes(self) -> tuple[Size, ...]:
         return tuple(size_of(a) for a in (self.batch, self.heads, self.length, self.size))
 
-    def flat(self) -> Layout | None:
+    def flat(self) -> Steps | None:
         """How to get `[batch, length, heads · size]` from the base; the axis that is picked from goes before heads."""
         picked = self.view.picked()
         last = [*picked, *self.heads, *self.size]
         return arrange(self.view.axes, [self.batch, self.length, last]) if len(picked) <= 1 else None
 
-    def split(self) -> Layout | None:
+    def split(self) -> Steps | None:
         """How to get `[batch, heads, length, size]` from the base."""
         wanted = [self.batch, self.heads, self.length, self.size]
         return None if self.view.picked() else arrange(self.view.axes, wanted)
@@ -101,7 +105,7 @@ def _cheapest(value: ir.Value, transposed: bool, scaled: bool) -> Operand | None
     merged = g.rank(value) == 3
     found = [_operand(v, transposed, merged) for v in (trace(value, scaled=scaled), opaque(value))]
     usable = [
-        (layout.cost - o.view.length, i, o)
+        (len(layout) - o.view.length, i, o)
         for i, o in enumerate(found)
         if o is not None and (layout := o.split()) is not None
     ]
@@ -124,7 +128,7 @@ class _Form:
         self.why = self._unfit() or self._masks_unfit()
         self.result, self.after, self.passed = self._result()
         chains = sum(o.view.length for o in self.operands) + len(self.passed)
-        self.cost = sum(layout.cost for layout in self.layouts) + self.after.cost - chains
+        self.cost = sum(len(layout) for layout in self.layouts) + len(self.after) - chains
 
     def _unfit(self) -> str:
         q, k, v = (o.sizes for o in self.operands)
@@ -144,7 +148,7 @@ class _Form:
                     return "its mask is different for each batch and head"
         return ""
 
-    def _result(self) -> tuple[ir.Value, Layout, list[ir.Node]]:
+    def _result(self) -> tuple[ir.Value, Steps, list[ir.Node]]:
         """The value that is replaced, how to get it from the attention, and the nodes that this makes needless."""
         q, v = self.operands[0], self.operands[2]
         batch, heads, length, size = (axis(s) for s in (*q.sizes[:3], v.sizes[3]))
@@ -152,10 +156,10 @@ class _Form:
         value = self.core.context.outputs[0]
         dims = [batch, heads, length, size] if g.rank(value) == 4 else [[*batch, *heads], length, size]
         passed: list[ir.Node] = []
-        best: tuple[ir.Value, Layout, list[ir.Node]] | None = None
+        best: tuple[ir.Value, Steps, list[ir.Node]] | None = None
         while True:
             layout = arrange(have, dims)
-            if layout is not None and (best is None or layout.cost - len(passed) <= best[1].cost - len(best[2])):
+            if layout is not None and (best is None or len(layout) - len(passed) <= len(best[1]) - len(best[2])):
                 best = value, layout, list(passed)
             node = g.sole_user(value, *LAYOUT)
             after = step(node.outputs[0], dims) if node is not None and node.inputs[0] is value else None
@@ -165,7 +169,7 @@ class _Form:
             passed.append(node)
         if best is None:
             self.why = self.why or "its result can't be laid out"
-            return value, Layout(None, None, None, ()), []
+            return value, (), []
         return best
 
     def emit(self, masks: Masks, packed: Packed) -> None:
@@ -175,7 +179,7 @@ class _Form:
         if self.is_flat:
             q, k, v = (packed.part(o, layout, anchor, f"{o.view.base.name}_{n}") for o, layout, n in pairs)
         else:
-            q, k, v = (emit(layout, o.view.base, anchor, f"{o.view.base.name}_{n}") for o, layout, n in pairs)
+            q, k, v = (_arranged(layout, o.view.base, anchor, f"{o.view.base.name}_{n}") for o, layout, n in pairs)
         mask, causal = masks.build(
             self.core.masks, (q, 1 if self.is_flat else 2), (k, 1 if self.is_flat else 2), anchor
         )
@@ -191,7 +195,7 @@ class _Form:
         wide = size_of([*axis(sizes[1]), *axis(self.operands[2].sizes[3])])
         dims = [sizes[0], sizes[2], wide] if self.is_flat else [*sizes[:3], self.operands[2].sizes[3]]
         out.shape = ir.Shape([d if isinstance(d, int) or d.isidentifier() else None for d in dims])
-        g.replace_value(self.result, emit(self.after, out, anchor, f"{self.result.name}_out"))
+        g.replace_value(self.result, _arranged(self.after, out, anchor, f"{self.result.name}_out"))
         g.remove(self.passed, sources=True)
 
     def _attributes(self, causal: bool) -> dict[str, Any]:
@@ -205,22 +209,27 @@ class _Form:
         return attributes
 
 
+def _arranged(steps: Steps, value: ir.Value, anchor: ir.Node, hint: str) -> ir.Value:
+    assert isinstance(anchor.graph, ir.Graph)
+    return build(anchor.graph, anchor, value, steps, hint)
+
+
 @dataclass
 class Packed:
     """Values that hold q, k and v side by side, split once."""
 
     _made: dict[tuple[object, ...], Sequence[ir.Value]] = field(default_factory=dict)
 
-    def part(self, operand: Operand, layout: Layout, anchor: ir.Node, hint: str) -> ir.Value:
+    def part(self, operand: Operand, layout: Steps, anchor: ir.Node, hint: str) -> ir.Value:
         """`[batch, length, heads · size]` of the operand."""
         base, picked = operand.view.base, operand.view.picked()
         if not picked:
-            return emit(layout, base, anchor, hint)
+            return _arranged(layout, base, anchor, hint)
         parts, at = picked[0].size, picked[0].index
         assert isinstance(parts, int) and at is not None
         key = (base, layout, parts)
         if key not in self._made:
-            whole = emit(layout, base, anchor, f"{base.name}_packed")
+            whole = _arranged(layout, base, anchor, f"{base.name}_packed")
             attributes = {"axis": 2, "num_outputs": parts}
             node = g.insert_before(anchor, "Split", [whole], attributes, hint=f"{base.name}_part", num_outputs=parts)
             for out in node.outputs:

@@ -2,18 +2,23 @@
 
 An axis of a value is a list of leaves, outermost first; a Reshape splits and joins, a Transpose permutes. So whatever
 chain an exporter wrote, two values hold the same data in the same order exactly when their leaves are the same.
+
+A leaf is an object, known again in whatever value it turns up, and it may be one slice of an axis or a repeated one:
+that is what recognising an attention or a group takes. To shorten one chain, sizes are enough: see `rearrange`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
+from ..compiler import dims as d
 from ..compiler import graph as g
+from .rearrange import Rearrangement
+from .view_steps import Step, constant_targets
 
 Size = int | str
 
@@ -132,93 +137,18 @@ def _take(rest: list[Leaf], size: Size, end: int) -> Axis | None:
     return taken
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How to get wanted axes from a value: reshape to `cut` axes, transpose, reshape; any of these may be absent."""
+def arrange(have: Sequence[Axis], want: Sequence[Axis]) -> tuple[Step, ...] | None:
+    """The shortest chain of views that takes axes `have` to axes `want`.
 
-    cut: tuple[int, ...] | None
-    perm: tuple[int, ...] | None
-    shape: tuple[int, ...] | None
-    dims: tuple[Size, ...]
-
-    @property
-    def cost(self) -> int:
-        """The nodes that it takes."""
-        return (self.cut is not None) + (self.perm is not None) + (self.shape is not None)
-
-
-def arrange(have: Sequence[Axis], want: Sequence[Axis]) -> Layout | None:
-    """The shortest layout that takes axes `have` to axes `want`, or None where symbolic sizes allow none."""
+    None where they are not of the same leaves, or where sizes that are no numbers leave a Reshape without a constant.
+    """
     have, want = resolve(have), resolve(want)
-    order = flat(want)
-    rank = {leaf: i for i, leaf in enumerate(order)}
-    if {*flat(have)} != {*order}:
+    number = {leaf: i for i, leaf in enumerate(flat(have))}
+    if number.keys() != {*flat(want)}:
         return None
-    cut = perm = None
-    if flat(have) != order:
-        perm = _permutation(have, rank)
-        if [leaf for i in perm for leaf in have[i]] != order:
-            runs = _runs(flat(have), rank)
-            cut = _target(have, runs)
-            if cut is None:
-                return None
-            have, perm = runs, _permutation(runs, rank)
-        have = [have[i] for i in perm]
-    dims = tuple(size_of(d) for d in want)
-    if have == want:
-        return Layout(cut, perm, None, dims)
-    shape = _target(have, want)
-    return None if shape is None else Layout(cut, perm, shape, dims)
-
-
-def _permutation(axes: Sequence[Axis], rank: Mapping[Leaf, int]) -> tuple[int, ...]:
-    """Axes in the order that their first leaves are to have; those of size 1 first."""
-    return tuple(sorted(range(len(axes)), key=lambda i: (rank[axes[i][0]] if axes[i] else -1, i)))
-
-
-def _runs(leaves: Sequence[Leaf], rank: Mapping[Leaf, int]) -> list[Axis]:
-    """The leaves as axes that stay together: neighbours that are neighbours in the wanted order, too."""
-    runs: list[Axis] = []
-    for leaf in leaves:
-        if runs and rank[leaf] == rank[runs[-1][-1]] + 1:
-            runs[-1].append(leaf)
-        else:
-            runs.append([leaf])
-    return runs
-
-
-def _target(have: Sequence[Axis], want: Sequence[Axis]) -> tuple[int, ...] | None:
-    """The constant that makes a Reshape from `have` to `want`, if one does: 0 copies a size, -1 stands for one more."""
-    sizes = [size_of(d) for d in want]
-    same = [i < len(have) and have[i] == want[i] for i in range(len(want))]
-    shape = [d if isinstance(d, int) else 0 if copied else -1 for d, copied in zip(sizes, same, strict=True)]
-    return tuple(shape) if shape.count(-1) <= 1 and 0 not in sizes else None
-
-
-def emit(layout: Layout, value: ir.Value, anchor: ir.Node, hint: str) -> ir.Value:
-    """Insert the nodes of `layout` before `anchor`; the arranged value."""
-    if layout.cut is not None:
-        dims = g.shape(value) or ()
-        value = _reshape(
-            value, layout.cut, [dims[i] if d == 0 else d for i, d in enumerate(layout.cut)], anchor, f"{hint}_cut"
-        )
-    if layout.perm is not None:
-        node = g.insert_before(anchor, "Transpose", [value], {"perm": layout.perm}, hint=f"{hint}_transposed")
-        found = g.shape(value)
-        node.outputs[0].shape = None if found is None else ir.Shape([found[i] for i in layout.perm])
-        node.outputs[0].type = value.type
-        value = node.outputs[0]
-    return value if layout.shape is None else _reshape(value, layout.shape, layout.dims, anchor, f"{hint}_view")
-
-
-def _reshape(
-    value: ir.Value, target: Sequence[int], dims: Sequence[Size | None], anchor: ir.Node, hint: str
-) -> ir.Value:
-    graph = anchor.graph
-    assert isinstance(graph, ir.Graph)
-    shape = g.initializer(graph, np.array(target, np.int64), f"{hint}_shape")
-    out = g.insert_before(anchor, "Reshape", [value, shape], {}, hint=hint).outputs[0]
-    out.type = value.type
-    known = [d if (d != -1 if isinstance(d, int) else d is not None and d.isidentifier()) else None for d in dims]
-    out.shape = ir.Shape(known)
-    return out
+    made = Rearrangement.between(
+        [[number[leaf] for leaf in dim] for dim in have],
+        [[number[leaf] for leaf in dim] for dim in want],
+        [d.atom(leaf.size) if isinstance(leaf.size, str) else leaf.size for leaf in number],
+    )
+    return constant_targets(made.source, made.steps())

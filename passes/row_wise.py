@@ -11,7 +11,7 @@ from ..compiler import dims as d
 from ..compiler import graph, ops
 from ..compiler.dims import Dim
 from ..compiler.shape_values import ShapeValues
-from ..compiler.views import VIEWS, View, apply
+from .rearrange import VIEWS, Rearrangement, apply
 from .view_steps import LONGEST, Step, build, constant_targets, dying, replace_by
 
 BINARY = frozenset({"Add", "Div", "Mul", "PRelu", "Pow", "Sub"})
@@ -114,7 +114,7 @@ def _keeps_last(node: ir.Node) -> bool:
     return node.op_type != "Transpose" or (perm is not None and perm[-1] == len(have) - 1)
 
 
-Plan = tuple[list[Step], list[Step], list[Dim]]
+Plan = tuple[Sequence[Step], Sequence[Step], list[Dim]]
 """Steps before the row of operators, steps behind it, and the leading dimensions in between."""
 
 
@@ -125,8 +125,8 @@ def _plans(values: ShapeValues, found: _Rows, have: list[Dim], width: Dim, matri
     flat = matrix and len(have) != 2
     middle = [d.product(lead)] if flat else lead
     start = [*middle, width]
-    view = View(list(start))
-    if flat and not view.reshape([*lead, width]):
+    made = Rearrangement(list(start))
+    if flat and not made.reshape([*lead, width]):
         return []
     here: list[Dim] | None = [*lead, width]
     for node in [*found.before, *found.after]:
@@ -134,11 +134,11 @@ def _plans(values: ShapeValues, found: _Rows, have: list[Dim], width: Dim, matri
         if out is None or here is None:
             return []
         out = [*out[:-1], width] if node in found.before else out
-        if not apply(view, node, out, source=here):
+        if not apply(made, node, out, source=here):
             return []
         here = out
-    then = constant_targets(start, view.steps())
-    first = constant_targets(list(have), [("Reshape", [*middle, have[-1]])] if flat else [])
+    then = constant_targets(start, made.steps())
+    first = constant_targets(have, [("Reshape", [*middle, have[-1]])] if flat else [])
     return [] if then is None or first is None else [(first, then, middle)]
 
 

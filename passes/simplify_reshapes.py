@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..compiler import graph, ops
 from ..compiler.passbase import Context, Pass
-from ..compiler.views import expressible
+from .rearrange import expressible
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..compiler import graph
 from ..compiler.passbase import Context, Pass
 from ..compiler.shape_values import ShapeValues
-from ..compiler.views import VIEWS, View, apply
+from .rearrange import VIEWS, Rearrangement, apply
 from .row_wise import meet
 from .sink import SINKABLE, sink
 from .view_steps import LONGEST, Step, constant_targets, dying, replace_by
@@ -44,13 +44,13 @@ def _shorten(main: ir.Graph, values: ShapeValues, last: ir.Node) -> int:
     chain = [last]
     while len(chain) < LONGEST and (before := graph.producer(chain[0].inputs[0], *VIEWS)) is not None:
         chain.insert(0, before)
-    best: tuple[int, int, list[Step]] | None = None
+    best: tuple[int, int, tuple[Step, ...]] | None = None
     for start in range(len(chain)):
         steps = _plan(values, chain[start:])
         if steps is None:
             continue
         removed = dying(chain[start:])
-        moved = _transposes(chain[len(chain) - removed :]) - sum(op == "Transpose" for op, _ in steps)
+        moved = _transposes(chain[len(chain) - removed :]) - sum(s.op == "Transpose" for s in steps)
         saved = 4 * (removed - len(steps)) + moved
         if saved > 0 and (best is None or saved > best[0]):
             best = (saved, start, steps)
@@ -69,17 +69,17 @@ def _transposes(nodes: Sequence[ir.Node]) -> int:
     return sum(n.op_type == "Transpose" for n in nodes)
 
 
-def _plan(values: ShapeValues, chain: Sequence[ir.Node]) -> list[Step] | None:
+def _plan(values: ShapeValues, chain: Sequence[ir.Node]) -> tuple[Step, ...] | None:
     """The shortest steps that do what `chain` does, targets as constants; None where it can't be followed."""
     dims = values.dims(chain[0].inputs[0])
     if dims is None or any(dim == 0 for dim in dims):
         return None
-    view, here = View(list(dims)), list(dims)
+    made, here = Rearrangement(list(dims)), list(dims)
     for node in chain:
         out = values.dims(node.outputs[0])
-        if out is None or not apply(view, node, out, source=here):
+        if out is None or not apply(made, node, out, source=here):
             return None
         here = list(out)
-    if view.shape() != here:
+    if made.shape() != here:
         return None
-    return constant_targets(list(dims), view.steps())
+    return constant_targets(dims, made.steps())

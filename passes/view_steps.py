@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from ..compiler import graph
 from ..compiler.dims import Dim
-from ..compiler.views import expressible
+from .rearrange import Move, expressible
 
 LONGEST = 8
 """Nodes of a chain that are looked at together. Longer chains get there step by step."""
 
-Step = tuple[str, list[int]]
-"""("Reshape", target) or ("Transpose", perm)."""
+
+class Step(NamedTuple):
+    """A Reshape to the constant target `what`, or a Transpose by the perm `what`; `dims` is what comes out."""
+
+    op: str
+    what: tuple[int, ...]
+    dims: tuple[Dim, ...]
 
 
 def dying(chain: Sequence[ir.Node]) -> int:
@@ -28,35 +34,34 @@ def dying(chain: Sequence[ir.Node]) -> int:
     return count
 
 
-def constant_targets(source: list[Dim], steps: Sequence[tuple[str, Sequence[Dim]]]) -> list[Step] | None:
-    """The steps with constants as targets; None where a Reshape has none."""
+def constant_targets(source: Sequence[Dim], moves: Sequence[Move]) -> tuple[Step, ...] | None:
+    """The moves with constants as targets; None where a Reshape has none."""
     plan: list[Step] = []
-    here: list[Dim] = source
-    for op, what in steps:
+    here = tuple(source)
+    for op, what in moves:
         if op == "Transpose":
-            perm = [p for p in what if isinstance(p, int)]
-            plan.append((op, perm))
-            here = [here[p] for p in perm]
-            continue
-        target = expressible(here, what)
-        if target is None:
-            return None
-        plan.append((op, target))
-        here = list(what)
-    return plan
+            target = [p for p in what if isinstance(p, int)]
+            here = tuple(here[p] for p in target)
+        else:
+            found = expressible(here, what)
+            if found is None:
+                return None
+            target, here = found, tuple(what)
+        plan.append(Step(op, tuple(target), here))
+    return tuple(plan)
 
 
 def build(main: ir.Graph, anchor: ir.Node, source: ir.Value, steps: Sequence[Step], name: str | None) -> ir.Value:
     """Insert the steps before `anchor`. Returns the result, with type and shape."""
     value = source
-    for i, (op, what) in enumerate(steps):
-        if op == "Transpose":
-            node = graph.insert_before(anchor, op, [value], {"perm": what}, hint=f"{name}_{i}")
+    for i, step in enumerate(steps):
+        if step.op == "Transpose":
+            node = graph.insert_before(anchor, step.op, [value], {"perm": step.what}, hint=f"{name}_{i}")
         else:
-            shape = graph.initializer(main, np.array(what, np.int64), "shape")
-            node = graph.insert_before(anchor, op, [value, shape], hint=f"{name}_{i}")
+            shape = graph.initializer(main, np.array(step.what, np.int64), "shape")
+            node = graph.insert_before(anchor, step.op, [value, shape], hint=f"{name}_{i}")
         new = node.outputs[0]
-        new.type, new.shape = source.type, _shape_after(value, op, what)
+        new.type, new.shape = source.type, _shape_after(value, step)
         value = new
     return value
 
@@ -71,14 +76,16 @@ def replace_by(main: ir.Graph, last: ir.Node, source: ir.Value, steps: Sequence[
     graph.remove_upwards(last)
 
 
-def _shape_after(value: ir.Value, op: str, what: Sequence[int]) -> ir.Shape | None:
+def _shape_after(value: ir.Value, step: Step) -> ir.Shape | None:
     have = graph.shape(value)
     if have is None:
         return None
-    if op == "Transpose":
-        return ir.Shape([have[p] for p in what])
-    dims: list[int | str | None] = [have[i] if w == 0 else None if w == -1 else w for i, w in enumerate(what)]
-    if -1 in what and all(isinstance(x, int) for x in have):
-        known = int(np.prod([x for x in dims if isinstance(x, int)]))
-        dims[list(what).index(-1)] = int(np.prod([x for x in have if isinstance(x, int)])) // known if known else None
-    return ir.Shape(dims)
+    if step.op == "Transpose":
+        return ir.Shape([have[p] for p in step.what])
+    return ir.Shape([have[i] if w == 0 else _named(step.dims[i]) if w == -1 else w for i, w in enumerate(step.what)])
+
+
+def _named(dim: Dim) -> int | str | None:
+    """A dimension as a shape can say it."""
+    name = dim if isinstance(dim, int) else dim.symbol()
+    return name if isinstance(name, int) or (name is not None and name.isidentifier()) else None

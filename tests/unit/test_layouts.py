@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from edgec.compiler import dims
 from edgec.compiler import graph as g
-from edgec.passes.layouts import Layout, arrange, axis, regroup, resolve, size_of
+from edgec.passes.layouts import arrange, axis, regroup, resolve, size_of
 from edgec.passes.tracing import trace
+from edgec.passes.view_steps import Step
 from passcheck import load
 
 BASE = (2, 12, 6)
@@ -46,13 +48,13 @@ def chain(draws: list[tuple[int, list[int]]], batch: int | str) -> tuple[onnx.Mo
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=11), shape
 
 
-def apply(layout: Layout, x: np.ndarray) -> np.ndarray:
-    """What the nodes of a layout compute."""
-    for target, last in ((layout.cut, False), (layout.shape, True)):
-        if target is not None:
-            x = x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(target)])
-        if not last and layout.perm is not None:
-            x = x.transpose(layout.perm)
+def apply(steps: tuple[Step, ...], x: np.ndarray) -> np.ndarray:
+    """What the nodes of these steps compute."""
+    for step in steps:
+        if step.op == "Transpose":
+            x = x.transpose(step.what)
+        else:
+            x = x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(step.what)])
     return x
 
 
@@ -93,14 +95,16 @@ def test_regroup_refuses_what_is_not_certain() -> None:
 def test_axes_of_size_one_come_and_go() -> None:
     dims = [axis(1), axis(5), axis(1)]
     found = regroup(dims, [5])
-    assert found is not None and arrange(dims, found) == Layout(None, None, (5,), (5,))
+    assert found is not None and arrange(dims, found) == (Step("Reshape", (5,), (5,)),)
 
 
 def test_two_unknown_sizes_can_move_but_not_be_reshaped() -> None:
     n, t, d = axis("N"), axis("T"), axis(8)
-    moved = arrange([n, t, d], [t, n, d])
-    assert moved is not None and moved.perm == (1, 0, 2) and moved.shape is None
-    assert arrange([n, t, d], [[*t, *n], d]) == Layout(None, (1, 0, 2), (-1, 8), ("T*N", 8))
+    sizes = {name: dims.atom(name) for name in "NT"}
+    swapped = Step("Transpose", (1, 0, 2), (sizes["T"], sizes["N"], 8))
+    assert arrange([n, t, d], [t, n, d]) == (swapped,)
+    joined_size = dims.mul(sizes["T"], sizes["N"])
+    assert arrange([n, t, d], [[*t, *n], d]) == (swapped, Step("Reshape", (-1, 8), (joined_size, 8)))
     joined = [[*n, *t], d]
     assert arrange(joined, [n, t, d]) is None
 

@@ -2,6 +2,9 @@
 
 Each dimension of the source is cut into atoms as fine as the chain needs; the chain then only regroups and permutes
 atoms. So [B,197,2304] → [B,197,3,12,64] → … becomes atoms B, 197, 3, 12, 64 in some order, grouped somehow.
+
+This is about one chain, to shorten it. To compare several values (are these the q, k and v of one attention?), and
+through operators that pick or repeat, `layouts` gives the pieces of axes an identity; its `arrange` plans with this.
 """
 
 from __future__ import annotations
@@ -12,18 +15,20 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
-from . import dims as d
-from . import graph, ops
-from .dims import Dim
+from ..compiler import dims as d
+from ..compiler import graph, ops
+from ..compiler.dims import Dim
 
 VIEWS = ops.RESHAPE | {"Transpose"}
 
 Atom = int
-"""Atoms are numbered; their sizes and their order in the source are kept in the View."""
+"""Atoms are numbered; their sizes and their order in the source are kept in the Rearrangement."""
+Move = tuple[str, list[Dim] | list[int]]
+"""("Reshape", dims) or ("Transpose", perm)."""
 
 
 @dataclass
-class View:
+class Rearrangement:
     """A rearrangement of a source's elements. Begins as the identity; `transpose` and `reshape` add to it.
 
     Attributes:
@@ -43,6 +48,13 @@ class View:
             self.order.append([] if dim == 1 else [self._atom(dim)])
         self.now = [list(atoms) for atoms in self.order]
 
+    @classmethod
+    def between(cls, have: list[list[Atom]], want: list[list[Atom]], sizes: list[Dim]) -> Rearrangement:
+        """The one that takes dimensions of these atoms, each the outer of those behind it, to others of the same."""
+        made = cls([d.product([sizes[a] for a in atoms]) for atoms in have])
+        made.order, made.now, made.sizes = have, want, sizes
+        return made
+
     def _atom(self, size: Dim) -> Atom:
         self.sizes.append(size)
         return len(self.sizes) - 1
@@ -52,7 +64,7 @@ class View:
         self.now = [self.now[p] for p in perm]
 
     def reshape(self, dims: Sequence[Dim]) -> bool:
-        """Regroup the result. False (and an unusable view) where its dimensions can't be cut that way."""
+        """Regroup the result. False (and it is unusable then) where its dimensions can't be cut that way."""
         queue = [a for atoms in self.now for a in atoms][::-1]
         groups: list[list[Atom]] = []
         for dim in dims:
@@ -88,7 +100,7 @@ class View:
         """The dimensions of the result."""
         return [d.product([self.sizes[a] for a in atoms]) for atoms in self.now]
 
-    def steps(self) -> list[tuple[str, list[Dim] | list[int]]]:
+    def steps(self) -> list[Move]:
         """The shortest chain of ("Reshape", dims) and ("Transpose", perm) that does the same."""
         flat = [a for atoms in self.order for a in atoms]
         wanted = [a for atoms in self.now for a in atoms]
@@ -100,7 +112,7 @@ class View:
         source_whole = all(_consecutive([target[a] for a in atoms]) for atoms in self.order)
         if result_whole:
             perm, before = self._transpose_last(place)
-            reshape: list[tuple[str, list[Dim] | list[int]]] = [] if before == self.source else [("Reshape", before)]
+            reshape: list[Move] = [] if before == self.source else [("Reshape", before)]
             if not reshape or not source_whole:
                 return [*reshape, ("Transpose", perm)]
             first = self._transpose_first(target)
@@ -123,7 +135,7 @@ class View:
         order += filled + ones
         return [order.index(i) for i in range(len(order))], [dims[i] for i in order]
 
-    def _transpose_first(self, target: dict[Atom, int]) -> list[tuple[str, list[Dim] | list[int]]]:
+    def _transpose_first(self, target: dict[Atom, int]) -> list[Move]:
         filled = sorted((i for i, atoms in enumerate(self.order) if atoms), key=lambda i: target[self.order[i][0]])
         ones = [i for i, atoms in enumerate(self.order) if not atoms]
         perm: list[int] = []
@@ -134,10 +146,10 @@ class View:
                 perm.append(filled.pop(0))
         perm += filled + ones
         middle = [self.source[p] for p in perm]
-        tail: list[tuple[str, list[Dim] | list[int]]] = [] if middle == self.shape() else [("Reshape", self.shape())]
+        tail: list[Move] = [] if middle == self.shape() else [("Reshape", self.shape())]
         return [("Transpose", perm), *tail]
 
-    def _general(self, flat: list[Atom], wanted: list[Atom]) -> list[tuple[str, list[Dim] | list[int]]]:
+    def _general(self, flat: list[Atom], wanted: list[Atom]) -> list[Move]:
         """Reshape to runs of atoms that stay together, Transpose the runs, Reshape to the result."""
         place = {a: i for i, a in enumerate(flat)}
         runs: list[list[Atom]] = []
@@ -155,7 +167,7 @@ class View:
         ]
 
 
-def _prefer(first: list[tuple[str, list[Dim] | list[int]]], source: list[Dim], before: list[Dim]) -> bool:
+def _prefer(first: list[Move], source: list[Dim], before: list[Dim]) -> bool:
     """Of two chains of equal length, Transpose first only where Reshape first has no constant target."""
     if expressible(source, before) is not None:
         return False
@@ -176,10 +188,10 @@ def expressible(have: Sequence[Dim | str | None], want: Sequence[Dim | str | Non
     return target if target.count(-1) <= 1 else None
 
 
-def apply(view: View, node: ir.Node, out: Sequence[Dim], *, source: Sequence[Dim]) -> bool:
-    """Add what `node`, a view of `source` with result `out`, does. False where it can't be followed."""
+def apply(made: Rearrangement, node: ir.Node, out: Sequence[Dim], *, source: Sequence[Dim]) -> bool:
+    """Add to `made` what `node`, a view of `source` with result `out`, does. False where it can't be followed."""
     if node.op_type == "Transpose":
         perm = graph.attr(node, "perm")
-        view.transpose(perm if perm is not None else list(reversed(range(len(source)))))
+        made.transpose(perm if perm is not None else list(reversed(range(len(source)))))
         return True
-    return view.reshape(out)
+    return made.reshape(out)
