@@ -77,8 +77,24 @@ def compiler_parser() -> argparse.ArgumentParser:
     return p
 
 
+def check_name(path: Path) -> None:
+    """Refuse names that are no text: protobuf, which external data is named in, can't hold them. Raises UsageError."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the path {path} is no UTF-8; rename the file, or the folder that it lies in") from None
+
+
+def check_source(path: Path) -> None:
+    """Refuse a model that isn't there. Raises UsageError."""
+    check_name(path)
+    if not path.exists():
+        raise UsageError(f"no such file: {path}")
+
+
 def check_output(out: Path, source: Path, suffix: str) -> None:
     """Find out before the work, not after it, that the output can't be written. Raises UsageError."""
+    check_name(out)
     if out.suffix != suffix:
         raise UsageError(f"the output must end in {suffix} for this target, not '{out.name}'")
     if not out.parent.is_dir():

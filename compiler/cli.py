@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import interrupts, process
-from .arguments import check_output, check_reports, compiler_parser
+from .arguments import check_output, check_reports, check_source, compiler_parser
 from .errors import EdgecError, UsageError, VerifyFailed
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def _compile(o: argparse.Namespace, written: Written) -> int:
     if o.model is None:
         raise UsageError("which model? edgec MODEL [options]; `edgec --help` lists them")
     source = Path(o.model)
-    if not source.exists():
-        raise UsageError(f"no such file: {source}")
+    check_source(source)
     check_reports(o.report)
     shapes = dict(parse_shape(s) for s in o.shape)
     if o.dry_run:

@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .argtypes import error_limit, limit
-from .arguments import SHAPE
+from .arguments import SHAPE, check_source
 from .freeze import parse_shape
 from .plugins import PASSES, entries, find_pass
 from .targets import ALIASES, TARGETS, find_target
@@ -129,6 +130,8 @@ def _ops(o: argparse.Namespace) -> Table:
 def _verify(o: argparse.Namespace, console: Callable[[], Any]) -> int:
     from . import driver
 
+    for path in (o.a, o.b):
+        check_source(Path(path))
     found = driver.verify(o.a, o.b, o.inputs, dict(parse_shape(s) for s in o.shape))
     ok = (o.min_snr is None or found.snr_db >= o.min_snr) and (
         found.within(o.max_error if o.max_error is not None else EXACT)

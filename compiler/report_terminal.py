@@ -26,6 +26,9 @@ OUTPUTS = 6
 WIDE = 16
 """Characters from which a column of a table, but for the first, is wrapped where the terminal is too narrow."""
 
+NAME = 32
+"""Characters up to which the name of a pass stays whole, however narrow the terminal is."""
+
 _OK, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
 
 
@@ -109,10 +112,13 @@ def _passes(report: Report, verbose: bool, times: bool) -> Iterator[RenderableTy
 
     shown = [p for p in report.passes if p.status == "ok" or times or (verbose and p.notes)]
     if shown:
+        longest = max(len(p.spec) for p in shown)
         table = _table(
-            ("pass", "left", True), ("rewrites", "right", False), ("time", "right", False),
-            *([("check", "right", False)] if times else []), ("nodes", "right", False), ("outputs", "left", False),
+            ("pass", "left", longest > NAME), ("rewrites", "right", False), ("time", "right", False),
+            *([("check", "right", False)] if times else []), ("nodes", "right", False), ("outputs", "left", True),
         )  # fmt: skip
+        if longest > NAME:
+            table.columns[0].min_width = NAME
         for p in shown:
             cells = [Text(p.spec), Text(f"{p.rewrites:,}" if p.rewrites else "", ""), Text(fig.duration(p.seconds))]
             if times:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -171,12 +172,30 @@ def test_models_that_can_not_be_compared(model: Path, tmp_path: Path) -> None:
     refuse(done, 1, "'image' is [1,3,16,16], 'x' of the other is [1,7]", tmp_path, "net.onnx", "flat.onnx")
 
 
+def assert_diff_against_the_loaded_model(printed: str) -> None:
+    """The first pass that changed something is shown as its change, not as a whole model that came from nowhere."""
+    first = printed.split("// canonicalize")[1].split("\n//")[0]
+    lines = first.splitlines()[1:]
+    assert any(line.startswith("-") for line in lines) and any(line.startswith("+") for line in lines)
+
+
+def test_quiet_prints_what_was_asked_for_by_name(model: Path, tmp_path: Path) -> None:
+    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1", "-q", "--time-passes", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # In 80 columns, too, a pass is called by its whole name.
+    names = run("-O1", "--target", "onnx", "--print-pipeline", cwd=tmp_path).stdout.split()
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [r[0] for r in rows if r and r[0] in names] == names
+    assert "MACs" not in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+
+
 def test_pipeline_flags(model: Path, tmp_path: Path) -> None:
     specs = run("net.onnx", "-O2", "--print-pipeline", cwd=tmp_path).stdout.split()
     assert specs[0] == "canonicalize" and "fuse-attention" in specs and specs[-1] == "round-activations"
     to_onnx = ("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1")
     done = run(*to_onnx, "--print-after-change", "--save-temps", "t", cwd=tmp_path)
-    assert done.returncode == 0 and "// canonicalize" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert_diff_against_the_loaded_model(done.stdout)
     assert any(p.suffix == ".onnx" for p in (tmp_path / "t").iterdir())
     done = run(*to_onnx, "--bisect-limit", "2", "--json", "--print-after-all", cwd=tmp_path)
     statuses = [p["status"] for p in json.loads(done.stdout)["passes"]]
@@ -188,6 +207,10 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(model: Path, tmp_path: 
     done = run("net.onnx", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0 and "would compile" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    onnx.save(conv_model("N"), tmp_path / "net.onnx")
+    done = run("net.onnx", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2 == run("net.onnx", cwd=tmp_path).returncode
+    assert "--shape image:1,3,16,16" in done.stdout
 
 
 def test_labelled_inputs_give_accuracy(model: Path, tmp_path: Path) -> None:
@@ -328,7 +351,95 @@ def test_an_old_package_survives_a_failed_run(model: Path, tmp_path: Path) -> No
     assert before == contents(tmp_path / "net.mlpackage")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_report_that_can_not_be_written_does_not_hide_the_model(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "from dataclasses import dataclass\nfrom pathlib import Path\nfrom edgec import Pass\n\n\n"
+        "@dataclass(frozen=True)\nclass Late(Pass):\n    name = 'late'\n\n"
+        "    def run(self, model, ctx):\n        Path('r.json').mkdir()\n        return 0\n"
+    )
+    reports = ("--report", "r.json", "--report", "r.html")
+    done = run("net.onnx", "--pass", "./late.py:Late", *reports, cwd=tmp_path)
+    assert done.returncode == 1 and "MACs" in done.stdout
+    assert done.stderr.splitlines() == [
+        "edgec: error: can't write the report r.json: Is a directory",
+        "edgec: net.mlpackage, r.html were written",
+    ]
+    assert (tmp_path / "net.mlpackage").is_dir() and (tmp_path / "r.html").is_file()
+
+
+def test_a_folder_that_is_no_package_is_not_replaced(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.mlpackage").mkdir()
+    (tmp_path / "net.mlpackage" / "thesis.txt").write_text("years of work")
+    refuse(run("net.onnx", cwd=tmp_path), 2, "holds something else", tmp_path, "net.mlpackage", "net.onnx")
+    assert (tmp_path / "net.mlpackage" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("command", [["passes"], ["net.onnx", "--target", "onnx", "-o", "o.onnx"]])
+def test_a_reader_that_goes_away(command: list[str], model: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "edgec", *command], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_closed_streams(model: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m edgec net.onnx --target onnx -o o.onnx >&- 2>&-"
+    assert subprocess.run(command, cwd=tmp_path, shell=True, check=False).returncode == 0
+    assert (tmp_path / "o.onnx").is_file()
+    done = run("targets", cwd=tmp_path, limit=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1))
+    assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_names_that_are_no_unicode_are_refused(model: Path, tmp_path: Path) -> None:
+    """Neither protobuf nor Core ML's library can hold them."""
+    name = os.fsdecode(b"caf\xe9.onnx")
+    refuse(run("net.onnx", "--target", "onnx", "-o", name, cwd=tmp_path), 2, "is no UTF-8", tmp_path, "net.onnx")
+    (tmp_path / "net.onnx").rename(tmp_path / name)
+    for arguments in ([name], [name, "--dry-run"], ["verify", name, name]):
+        refuse(run(*arguments, cwd=tmp_path), 2, "caf\\udce9.onnx is no UTF-8", tmp_path, name)
+
+
+def interruptible() -> None:
+    """Where the tests run in the background, interrupts are ignored, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_an_interrupt_while_the_command_line_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'edgec.compiler.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            time.sleep(10)\n"
+        "from edgec.__main__ import main\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=interruptible)
+    assert (done.returncode, done.stderr) == (130, "edgec: interrupted; nothing was written\n")
+
+
+def test_an_interrupt_after_the_model_was_written_says_so(model: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    # A pipe that is full and that nobody reads: the summary comes after the model, and waits.
+    os.write(write, b"x" * fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgec", "net.onnx"],
+        cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
+    )  # fmt: skip
+    while not (tmp_path / "net.mlpackage").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    os.close(read), os.close(write)
+    assert (process.returncode, stderr) == (130, "edgec: interrupted; net.mlpackage was written\n")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("after", [0.3, 1.0])
 def test_an_interrupt_leaves_nothing(sent: signal.Signals, after: float, model: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
@@ -344,8 +455,7 @@ def test_an_interrupt_leaves_nothing(sent: signal.Signals, after: float, model: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests run in the background, interrupts are ignored, and children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=interruptible,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "sleeping\n"
