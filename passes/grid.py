@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.graph import attr, const_tensor, nodes, rank
+from ..compiler.graph import attr, const_tensor, nodes, producer, rank
 
 TOP = 127
 """The largest q. The grid is symmetric: -128 is not used."""
@@ -19,12 +19,12 @@ BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant that linear operators read as their weight.
+    """A constant that linear operators read as their weight, or as its transpose.
 
     Attributes:
         value: the initializer.
         axis: its output-channel axis, or None where its readers disagree or one is no linear operator.
-        readers: which inputs of which nodes it is.
+        readers: which inputs of which nodes it is; a Transpose between it and a linear operator is one of them.
     """
 
     value: ir.Value
@@ -37,7 +37,7 @@ def weights(model: ir.Model, min_size: int) -> list[Weight]:
     found: dict[ir.Value, None] = {}
     for node in nodes(model, *_AXES):
         for i in _POSITIONS[node.op_type]:
-            value = node.inputs[i] if i < len(node.inputs) else None
+            value = _untransposed(node.inputs[i]) if i < len(node.inputs) else None
             tensor = None if value is None else const_tensor(value)
             if value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT:
                 continue
@@ -46,15 +46,29 @@ def weights(model: ir.Model, min_size: int) -> list[Weight]:
     return [_weight(value) for value in found]
 
 
+def _untransposed(value: ir.Value | None) -> ir.Value | None:
+    """What `value` is a transposed view of, or itself: a tied embedding is read by rows, and transposed by the head."""
+    view = producer(value, "Transpose")
+    return value if view is None else view.inputs[0]
+
+
 def _weight(value: ir.Value) -> Weight:
-    readers = tuple(value.uses())
-    axes = {_axis(node, i) for node, i in readers}
-    known = len(axes) == 1 and not value.is_graph_output()
-    return Weight(value, axes.pop() if known else None, tuple((n, i) for n, i in readers))
+    readers = tuple((node, i) for node, i in value.uses())
+    return Weight(value, _shared_axis(value), readers)
+
+
+def _shared_axis(value: ir.Value) -> int | None:
+    """The output-channel axis that all readers of `value` agree on, seen through Transposes; None if there is none."""
+    axes = {_axis(node, i) for node, i in value.uses()}
+    return axes.pop() if len(axes) == 1 and not value.is_graph_output() else None
 
 
 def _axis(node: ir.Node, i: int) -> int | None:
     """The output-channel axis of input `i`, or None where it is no weight."""
+    if node.op_type == "Transpose" and node.domain == "":
+        axis, perm = _shared_axis(node.outputs[0]), attr(node, "perm")
+        n = rank(node.inputs[0]) or 0
+        return None if axis is None else int(perm[axis]) if perm is not None else n - 1 - axis
     if node.domain != "" or node.op_type not in _AXES or i not in _POSITIONS[node.op_type]:
         return None
     value = node.inputs[i]

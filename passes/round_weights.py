@@ -29,7 +29,8 @@ class RoundWeights(Pass):
 
     Only numbers change; the weights are still float32. A channel is an output channel of Conv, ConvTranspose, Gemm,
     MatMul, LSTM, GRU and RNN, and a row of a table that Gather reads. Weights that are shared are rounded once, if
-    their readers agree on the axis. Targets that don't store 8-bit weights get nothing rounded.
+    their readers agree on the axis: an embedding that is, transposed, also the last matrix has a scale for each word.
+    Targets that don't store 8-bit weights get nothing rounded.
 
     When the outputs lose too much, the few weights that cost them most stay as they are, and are named; where no few
     are to blame, nothing is rounded.

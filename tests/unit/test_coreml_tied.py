@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgec
 
 
-@pytest.mark.parametrize(("level", "bits"), [("O1", 32), ("O2", 16)])
+@pytest.mark.parametrize(("level", "bits"), [("O1", 32), ("O2", 8)])
 def test_an_embedding_that_is_also_the_last_matrix_is_stored_once(level: str, bits: int, tmp_path: Path) -> None:
     table = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     nodes = [

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from edgec.compiler import rounding
 from edgec.compiler.errors import UsageError
-from edgec.compiler.graph import nodes
+from edgec.compiler.graph import nodes, users
 from edgec.compiler.numerics import difference
 from edgec.compiler.plugins import find_pass
 from edgec.passes import grid
@@ -124,6 +124,46 @@ def test_a_shared_weight_is_rounded_and_stored_once() -> None:
     m = check_pass(model(text, w=weight(64, 64)), RoundWeights(), rewrites=1, rtol=LOSS)
     m = check_pass(m, PackWeights(), rewrites=1, rtol=0)
     assert ops(m) == {"Gemm": 1, "Gather": 1, "DequantizeLinear": 1}
+
+
+TIED = """agraph (float[2,64] x, int64[3] i, float[50,64] w) => (float[3,64] z, float[2,50] y)
+{ z = Gather(w, i) t = Transpose<perm=[1,0]>(w) y = MatMul(x, t) }"""
+
+
+def test_an_embedding_that_is_also_the_last_matrix_has_a_scale_for_each_word() -> None:
+    m = check_pass(model(TIED, w=weight(50, 64)), RoundWeights(), rewrites=1, rtol=LOSS)
+    m = check_pass(m, PackWeights(), rewrites=1, rtol=0)
+    assert ops(m) == {"Gather": 1, "Transpose": 1, "MatMul": 1, "DequantizeLinear": 1}
+    (node,) = nodes(m, "DequantizeLinear")
+    assert node.attributes["axis"].as_int() == 0 and node.inputs[1] is not None and node.inputs[1].shape == (50,)
+    assert {n.op_type for n in users(node.outputs[0])} == {"Gather", "Transpose"}
+
+
+@pytest.mark.parametrize(
+    ("perm", "shape", "axis"),
+    [("<perm=[1,2,0]>", (24, 4, 32), 0), ("<perm=[2,0,1]>", (32, 24, 4), 1), ("", (24, 32, 4), 0)],
+)
+def test_a_weight_behind_a_transpose_has_its_channels_where_the_transpose_takes_them_from(
+    perm: str, shape: tuple[int, ...], axis: int
+) -> None:
+    text = f"""agraph (float[4,3,32] x, float[{",".join(map(str, shape))}] w) => (float[4,3,24] y)
+    {{ t = Transpose{perm}(w) y = MatMul(x, t) }}"""
+    m = model(text, w=weight(*shape))
+    assert [(w.value.name, w.axis) for w in grid.weights(m, 1000)] == [("w", axis)]
+    check_pass(check_pass(m, RoundWeights(), rewrites=1, rtol=LOSS), PackWeights(), rewrites=1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TIED.replace("Gather(w, i)", "Gather<axis=1>(w, i)").replace("float[3,64] z", "float[50,3] z"),
+        TIED.replace("(x, t)", "(x, t) u = Relu(t)").replace("[2,50] y", "[2,50] y, float[64,50] u"),
+        TIED.replace("[2,50] y", "[2,50] y, float[64,50] t"),
+    ],
+    ids=["another axis", "no weight", "an output"],
+)
+def test_what_else_reads_the_transpose_counts(text: str) -> None:
+    assert [w.axis for w in grid.weights(model(text, w=weight(50, 64)), 1000)] == [None]
 
 
 @pytest.mark.parametrize("other", ["z = MatMul(i, w)", "z = Add(i, w)"])
