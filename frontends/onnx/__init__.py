@@ -16,6 +16,7 @@ from ...compiler.targets import OPSET
 from ...compiler.verify import ORIGINAL
 from ...compiler.weights import SMALL
 from .convert import as_it_is, opset_of, to_pinned_opset
+from .order import settle
 from .wire import slim_bytes
 
 
@@ -40,8 +41,9 @@ def load(source: Path | str) -> ir.Model:
         raise ModelError(f"{path}: the graph has no output, so there is nothing to compute")
     _check_external(proto, path)
     given = onnx.ModelProto()
-    given.CopyFrom(proto)
     try:
+        settle(proto)
+        given.CopyFrom(proto)
         model = _settled(to_pinned_opset(proto, OPSET))
         shapes.infer(model)
         if opset_of(given) != OPSET:
