@@ -69,6 +69,8 @@ class Memory:
         live: what is live at each step of that order.
         at_peak: names of the values that are live at the peak, the largest first.
         optimal: whether no order has a lower peak (proven by exhaustive search), else the best of those tried.
+        at: the sizes of the symbols that the order was chosen for.
+        unsized: activations whose size is not known, counted as nothing.
     """
 
     peak: Dim = 0
@@ -77,6 +79,8 @@ class Memory:
     live: list[Dim] = field(default_factory=list)
     at_peak: list[str] = field(default_factory=list)
     optimal: bool = False
+    at: dict[str, int] = field(default_factory=dict)
+    unsized: list[str] = field(default_factory=list)
 
 
 @dataclass
