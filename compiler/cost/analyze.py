@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
 from .. import dims as d
@@ -10,13 +12,17 @@ from ..freeze import Shapes, fix
 from ..graph import subgraphs
 from . import modules
 from .arithmetic import work
+from .bounds import COUNTED
 from .flatten import flattened
 from .node import Op, Unknown
 from .products import MACS, costlier, operator
 from .records import Analysis, Layer, Shape, Totals
 from .sizes import Sizes
 from .storage import parameters, weight_bytes
-from .walk import Liveness, chosen, trips, trips_symbol
+from .traffic import Traffic
+from .walk import Liveness, chosen, trips
+from .widths import is_rounding
+from .work import Work
 
 SUMS = ("macs", "flops", "special", "int_ops", "read", "written", "effective_macs", "bops")
 """Fields of a layer that are summed up, and that count for all its runs."""
@@ -60,16 +66,22 @@ class _Counter:
 
     def __init__(self, model: ir.Model, sizes: Sizes) -> None:
         self.sizes = sizes
-        self.live = Liveness(model)
+        self.live = Liveness(model, sizes)
+        self.traffic = Traffic(self.live)
         self.paths = modules.paths(model.graph)
         self.nodes: list[ir.Node] = []
         self.symbols: dict[str, str] = {}
         self.warnings: list[str] = []
 
     def layers(self, graph: ir.Graph, runs: Dim) -> list[Layer]:
-        """The layers of `graph`, which runs so often, each followed by those of the graphs inside it."""
+        """The layers of `graph`, which runs so often, each followed by those of the graphs inside it.
+
+        A Constant is a value, no layer.
+        """
         found: list[Layer] = []
         for node in graph:
+            if node.op_type == "Constant" and not node.domain:
+                continue
             often = runs if self.live.runs(node) else 0
             self.nodes.append(node)
             found.append(self._layer(node, often))
@@ -96,10 +108,12 @@ class _Counter:
     def _count(self, layer: Layer, op: Op) -> None:
         rule = MACS.get(layer.op)
         macs = rule(op) if rule is not None else 0
-        done = work(op, macs)
+        done = Work() if is_rounding(op.node) else work(op, macs)
         runs = layer.runs
         layer.macs, layer.flops = d.mul(runs, macs), d.mul(runs, done.flops)
         layer.special, layer.int_ops = d.mul(runs, done.special), d.mul(runs, done.int_ops)
+        read, written = self.traffic.of(op)
+        layer.read, layer.written = d.mul(runs, read), d.mul(runs, written)
         layer.effective_macs = layer.macs
 
     def _inside(self, node: ir.Node, runs: Dim) -> list[Layer]:
@@ -115,7 +129,7 @@ class _Counter:
         return [layer for g in inner for layer in self.layers(g, d.mul(runs, count))]
 
     def _unknown_trips(self, node: ir.Node) -> Dim:
-        symbol = trips_symbol(node)
+        symbol = _trips_symbol(node)
         self.symbols[symbol] = f"how often {node.op_type} '{node.name}' runs: known only by running it"
         return d.atom(symbol)
 
@@ -147,6 +161,11 @@ class _Counter:
         return 1
 
 
+def _trips_symbol(node: ir.Node) -> str:
+    """The symbol for a trip count that only running the model tells: #trips[Loop_12]."""
+    return f"{COUNTED}trips[{node.name or node.outputs[0].name or node.op_type}]"
+
+
 def _never(layer: Layer) -> None:
     layer.runs, layer.unknown = 0, ""
     for field in SUMS:
@@ -170,5 +189,5 @@ def _totals(layers: list[Layer]) -> Totals:
     return Totals(**sums, nodes=len(layers))  # type: ignore[arg-type]
 
 
-def _ports(values: list[ir.Value], sizes: Sizes) -> dict[str, tuple[str, Shape]]:
+def _ports(values: Iterable[ir.Value], sizes: Sizes) -> dict[str, tuple[str, Shape]]:
     return {v.name or "": (v.dtype.name.lower() if v.dtype is not None else "?", sizes.dims(v)) for v in values}

@@ -316,15 +316,14 @@ ROWS: dict[str, Row] = {
     "ConvInteger": Row("integer: 2 per MAC, 1 for each element that a zero point is taken from", _integer(2, 3)),
     "ConvTranspose": Row("2 per MAC; y for a bias", _product(2)),
     "DFT": Row("5 n ⌈log2 n⌉ for each transform of length n, as for a fast Fourier transform", _dft),
-    "DeformConv": Row(
-        "2 per MAC; y for a bias; 7 for each element that is interpolated, 8 with a mask", _deform_conv
-    ),
+    "DeformConv": Row("2 per MAC; y for a bias; 7 for each element that is interpolated, 8 with a mask", _deform_conv),
     "DequantizeLinear": Row("y; integer: y for a zero point", _dequantize),
     "Det": Row("elimination of each n×n matrix: (4 n³ - 3 n² + 5 n - 6) / 6", _det),
     "DynamicQuantizeLinear": Row("4 x + 7; integer: x", _dynamic_quantize),
     "Einsum": Row("2 per MAC; with one operand x - y", _einsum),
     "GRU": Row(
-        "2 per MAC; per step and unit 5, 2 for each of 3 biases, the activations", _recurrent(3, 5, (2, 1), ("Sigmoid", "Tanh"))
+        "2 per MAC; per step and unit 5, 2 for each of 3 biases, the activations",
+        _recurrent(3, 5, (2, 1), ("Sigmoid", "Tanh")),
     ),
     "Gemm": Row("2 per MAC; y for C; y for an alpha, and C's elements for a beta, that is not 1", _gemm),
     "GlobalLpPool": Row("p = 1: 2 x - y; p = 2: 2 x; else x - y + (x + y) special", _lp_pool),
@@ -348,11 +347,13 @@ ROWS: dict[str, Row] = {
     "MeanVarianceNormalization": Row("5 x + 4 r", _mean_variance),
     "NegativeLogLikelihoodLoss": Row("per label a sign, a weight, and the sum or mean", _loss),
     "QLinearConv": Row(
-        "integer: 2 per MAC, y for a bias, y for the result's zero point, 1 for each element that one is taken from; 2 y",
+        "integer: 2 per MAC, y for a bias, y for the result's zero point, 1 for each element that one is taken from; "
+        "2 y to scale and round",
         _integer(2, 5, bias=8, requantised=True),
     ),
     "QLinearMatMul": Row(
-        "integer: 2 per MAC, y for the result's zero point, 1 for each element that one is taken from; 2 y",
+        "integer: 2 per MAC, y for the result's zero point, 1 for each element that one is taken from; "
+        "2 y to scale and round",
         _integer(2, 5, requantised=True),
     ),
     "QuantizeLinear": Row("2 y; integer: y for a zero point", _quantize),
@@ -395,4 +396,3 @@ CLASSICAL: dict[str, Row] = {
     },
     "ai.onnx.preview::FlexAttention": open_("what it does to scores is a graph of its own"),
 }  # fmt: skip
-

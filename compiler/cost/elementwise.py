@@ -37,9 +37,7 @@ def _gelu(op: Op, macs: Dim) -> Work:
     return per(op, op.n_out(), 8 if op.attr("approximate", "none") == "tanh" else 4, 1)
 
 
-def _reduce(
-    before: int = 0, after: int = 0, special_before: int = 0, special_after: int = 0, says: str = ""
-) -> Row:
+def _reduce(before: int = 0, after: int = 0, special_before: int = 0, special_after: int = 0, says: str = "") -> Row:
     """One operation less than there are elements for each slice; so much for each element before and slice after."""
 
     def rule(op: Op, macs: Dim) -> Work:
@@ -132,32 +130,36 @@ SIMPLE: dict[str, Row] = _merged([
     _all(each(2, 3), "Mish"),
 ])  # fmt: skip
 
-MOVED: dict[str, Row] = _merged([
-    _all(
-        moves(),
-        "Cast CastLike CenterCropPad Compress Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten "
-        "Gather GatherElements GatherND Identity MaxUnpool OneHot Pad Reshape ReverseSequence Scatter Shape Size Slice "
-        "SpaceToDepth Split Squeeze StringConcat TensorScatter Tile Transpose Trilu Unsqueeze Where",
-    ),
-    _all(
-        moves("handles sequences and optional values: nothing"),
-        "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty "
-        "SequenceErase SequenceInsert SequenceLength SplitToSequence",
-    ),
-    _all(moves("what runs inside is counted there, as often as it runs"), "If Loop Scan SequenceMap"),
-])
+MOVED: dict[str, Row] = _merged(
+    [
+        _all(
+            moves(),
+            "Cast CastLike CenterCropPad Compress Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten "
+            "Gather GatherElements GatherND Identity MaxUnpool OneHot Pad Reshape ReverseSequence Scatter Shape Size "
+            "Slice SpaceToDepth Split Squeeze StringConcat TensorScatter Tile Transpose Trilu Unsqueeze Where",
+        ),
+        _all(
+            moves("handles sequences and optional values: nothing"),
+            "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct "
+            "SequenceEmpty SequenceErase SequenceInsert SequenceLength SplitToSequence",
+        ),
+        _all(moves("what runs inside is counted there, as often as it runs"), "If Loop Scan SequenceMap"),
+    ]
+)
 
-OPEN: dict[str, Row] = _merged([
-    _all(
-        open_("how random numbers are drawn is not defined"),
-        "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
-    ),
-    _all(open_("how much is computed depends on the data"), "MaxRoiPool NonMaxSuppression Unique"),
-    _all(
-        open_("work on strings and files depends on what they hold"),
-        "ImageDecoder RegexFullMatch StringNormalizer StringSplit TfIdfVectorizer",
-    ),
-    _all(open_("the table is made once, and how is not defined"), "MelWeightMatrix"),
-])
+OPEN: dict[str, Row] = _merged(
+    [
+        _all(
+            open_("how random numbers are drawn is not defined"),
+            "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
+        ),
+        _all(open_("how much is computed depends on the data"), "MaxRoiPool NonMaxSuppression Unique"),
+        _all(
+            open_("work on strings and files depends on what they hold"),
+            "ImageDecoder RegexFullMatch StringNormalizer StringSplit TfIdfVectorizer",
+        ),
+        _all(open_("the table is made once, and how is not defined"), "MelWeightMatrix"),
+    ]
+)
 
 ROWS = _merged([SIMPLE, ELEMENT, REDUCTIONS, MOVED, OPEN])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -13,6 +13,9 @@ from ..graph import attr, is_const, scalar, static_shape, subgraphs
 from ..ops import is_random
 from .node import Measures, Numbers
 from .products import MACS, node_macs, operator
+
+if TYPE_CHECKING:
+    from .sizes import Sizes
 
 MOST_TRIPS = 1 << 31
 """Trip counts from here on mean "until the condition fails": exporters write the largest integer."""
@@ -24,11 +27,13 @@ class Liveness:
     Attributes:
         read: nodes that an output depends on, in all graphs. The others never run.
         constant: values that depend on no input: constants, and what is computed from them alone, once, when loading.
+            With `sizes`, what follows from the shapes of the inputs as well: the arithmetic of sizes.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, sizes: Sizes | None = None) -> None:
         self.read: set[ir.Node] = set()
         self.constant: set[ir.Value] = set()
+        self._sizes = sizes
         self._trace(model.graph.outputs)
         self._fold(model.graph)
 
@@ -64,9 +69,14 @@ class Liveness:
     def _is_foldable(self, node: ir.Node) -> bool:
         if node.op_type in ("Shape", "Size") and not node.domain and static_shape(node.inputs[0]) is not None:
             return True
-        if not all(v is None or v in self.constant or is_const(v) for v in node.inputs):
-            return False
-        return not is_random(node)
+        if all(v is None or v in self.constant or is_const(v) for v in node.inputs):
+            return not is_random(node)
+        return self._sizes is not None and all(_is_known(self._sizes, o) for o in node.outputs)
+
+
+def _is_known(sizes: Sizes, value: ir.Value) -> bool:
+    found = sizes.found.get(value)
+    return found is not None and all(x is not None for x in found.flat)
 
 
 def trips(node: ir.Node, sizes: Measures) -> Dim | None:
@@ -80,11 +90,6 @@ def trips(node: ir.Node, sizes: Measures) -> Dim | None:
         dims = sizes.dims(node.inputs[len(node.inputs) - scanned])
         return None if dims is None else dims[axes[0]]
     return None
-
-
-def trips_symbol(node: ir.Node) -> str:
-    """The symbol for a trip count that only running the model tells: trips_Loop_12."""
-    return "trips_" + re.sub(r"\W+", "_", node.name or node.outputs[0].name or node.op_type).strip("_")
 
 
 def chosen(node: ir.Node) -> ir.Graph | None:

@@ -1,0 +1,99 @@
+"""Bytes that a node reads and writes when nothing is kept in a cache between two nodes: each operand once.
+
+Weights count as they are stored: what unpacks a constant (DequantizeLinear, a lookup table, a Cast) does so on the way.
+A view, and a rounding pair, which says in which type a value is kept, read and write nothing. An operator that picks
+from its input reads what it picks, not the rest.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .. import dims as d
+from ..dims import Dim
+from ..graph import const_tensor, subgraphs
+from .node import Op, Unknown, plus, times
+from .walk import Liveness
+from .widths import bits, is_view
+
+PICKS = frozenset({
+    "Compress", "Gather", "GatherElements", "GatherND", "SequenceAt", "Slice",
+})  # fmt: skip
+"""Operators that read as much of their first input as they write; the other inputs whole."""
+
+UNREAD = {
+    "CastLike": (1,), "ConstantOfShape": (0,), "Expand": (1,), "EyeLike": (0,), "RandomNormalLike": (0,),
+    "RandomUniformLike": (0,), "Reshape": (1,), "Shape": (0,), "Size": (0,),
+}  # fmt: skip
+"""Operators that look at the shape or type of these inputs only, or at a shape that they hold."""
+
+REPLACES = frozenset({"ScatterElements", "ScatterND", "TensorScatter"})
+"""Operators whose result is a changed copy of their first input: read whole, written whole."""
+
+
+class Traffic:
+    """Reads and writes of nodes, with the constants' bytes as stored."""
+
+    def __init__(self, live: Liveness) -> None:
+        self.live = live
+        self._stored: dict[ir.Value, frozenset[ir.Value]] = {}
+
+    def of(self, op: Op) -> tuple[Dim, Dim]:
+        """Bytes read and written in one run of a node. Raises Unknown."""
+        node = op.node
+        if is_view(node) or subgraphs(node):
+            return 0, 0
+        written = plus(*(self.held(op, v) for v in op.outputs if v.uses() or v.is_graph_output()))
+        unread = UNREAD.get(node.op_type, ()) if not node.domain else ()
+        picks = not node.domain and node.op_type in PICKS
+        read: Dim = 0
+        for value in dict.fromkeys(v for i, v in enumerate(op.inputs) if v is not None and i not in unread):
+            if picks and value is op.inputs[0]:
+                read = d.add(read, self._picked(op, value))
+            elif self.live.is_constant(value):
+                read = d.add(read, self.stored(op, value))
+            else:
+                read = d.add(read, self.held(op, value))
+        return read, written
+
+    def held(self, op: Op, value: ir.Value) -> Dim:
+        """Bytes of a value between two operators."""
+        return _bytes(op, value, d.product(op.shape(value)))
+
+    def stored(self, op: Op, value: ir.Value) -> Dim:
+        """Bytes of a constant, or of the constants that one is computed from when these are fewer."""
+        total = 0
+        for source in self._sources(value):
+            tensor = const_tensor(source)
+            total += tensor.nbytes if tensor is not None else 0
+        if value.producer() is None:
+            return total
+        try:
+            written_out = self.held(op, value)
+        except Unknown:
+            return total
+        return min(total, written_out) if isinstance(written_out, int) and total else written_out
+
+    def _picked(self, op: Op, value: ir.Value) -> Dim:
+        return _bytes(op, value, op.n_out())
+
+    def _sources(self, value: ir.Value) -> frozenset[ir.Value]:
+        """The constants that a constant value is computed from."""
+        found = self._stored.get(value)
+        if found is None:
+            node = value.producer()
+            inputs = [] if node is None else [v for v in node.inputs if v is not None]
+            found = frozenset().union(*(self._sources(v) for v in inputs)) if inputs else frozenset({value})
+            self._stored[value] = found
+        return found
+
+
+def _bytes(op: Op, value: ir.Value, count: Dim) -> Dim:
+    width = bits(value)
+    if width is None:
+        raise Unknown(f"the element type of '{value.name}' is not known, or has no size")
+    total = times(count, width)
+    if isinstance(total, int):
+        return -(-total // 8)
+    whole = d.exact_div(total, 8)
+    return whole if whole is not None else d.div(d.add(total, 7), 8) or 0
