@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .compiler.compilation import Compilation
-    from .compiler.driver import compile, dry_run, load, verify
+    from .compiler.cost.records import Analysis
+    from .compiler.driver import analyze, compile, dry_run, load, verify
     from .compiler.errors import EdgecError, ModelError, PassFailed, UnsupportedOp, UsageError, VerifyFailed
     from .compiler.passbase import Context, Pass
     from .compiler.targets import Target, find_target
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 # Where each public name lives. Importing edgec imports nothing heavy; the first use of a name does.
 _PUBLIC = {
     "compilation": ("Compilation",),
-    "driver": ("compile", "dry_run", "load", "verify"),
+    "cost.records": ("Analysis",),
+    "driver": ("analyze", "compile", "dry_run", "load", "verify"),
     "errors": ("EdgecError", "ModelError", "PassFailed", "UnsupportedOp", "UsageError", "VerifyFailed"),
     "passbase": ("Context", "Pass"),
     "targets": ("Target", "find_target"),
@@ -31,6 +33,7 @@ _PUBLIC = {
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
+    "Analysis",
     "Comparison",
     "Compilation",
     "Context",
@@ -42,6 +45,7 @@ __all__ = [
     "UnsupportedOp",
     "UsageError",
     "VerifyFailed",
+    "analyze",
     "compile",
     "dry_run",
     "find_target",

@@ -16,6 +16,7 @@ from .backend import EmitOptions, Emitted
 from .checks import check_operators, check_weights
 from .compilation import Clock, Compilation, Hooks
 from .cost import stats
+from .cost.records import Analysis
 from .data import Samples
 from .errors import Missing, UsageError, VerifyFailed
 from .freeze import Shapes
@@ -24,6 +25,7 @@ from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
 from .records import PassRecord, Report
 from .reference import Reference
+from .shapes import infer
 from .targets import Target, find_target
 from .verify import Comparison
 from .weights import Scratch, release
@@ -175,6 +177,25 @@ def verify(
         check_operators(model)
     samples = Samples.of(first, inputs)
     return proof.compare_models(first, second, samples)
+
+
+def analyze(source: Source, *, shapes: Shapes | None = None, zeros: bool = False) -> Analysis:
+    """What one run of a model costs, and where: see docs/cost.md. Nothing is run.
+
+    Args:
+        source: a path or a framework's object; see `load`.
+        shapes: input → dimensions, or symbol → size, for free dimensions. What stays free is a symbol in the counts.
+        zeros: count the weights that are zero. Only this reads them.
+
+    Raises UsageError for a wrong call, ModelError for a wrong model. What can't be told is listed in the result.
+    """
+    from .cost.analyze import analyze as count
+
+    model = load(source)
+    if isinstance(source, ir.Model):
+        model = model.clone()
+        infer(model)
+    return count(model, _name(source), zeros=zeros, shapes=shapes)
 
 
 def _load_for(where: Target, source: Source, shapes: Shapes | None) -> ir.Model:
