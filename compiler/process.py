@@ -12,10 +12,16 @@ command_line = False
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back interrupts, in the command line, until the end of the block: an import of C code may die of them."""
+    """Around imports, in the command line: interrupts wait, as C code that is imported may die of them.
+
+    And what edgec needs little of runs late, see `late`.
+    """
     if not command_line:
         yield
         return
+    from . import late
+
+    late.install()
     held = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:

@@ -18,6 +18,12 @@ from ...compiler.errors import EdgecError
 
 _FRAMEWORKS = frozenset({"torch", "torchvision", "sklearn", "tensorflow", "xgboost", "keras", "libsvm", "executorch"})
 
+_BUILDER = "coremltools.converters.mil.mil"
+_PROGRAM = "coremltools.converters.mil.mil.program"
+_TARGETS = "coremltools.converters.mil._deployment_compatibility"
+_PARTS = (_BUILDER, _PROGRAM, _TARGETS)
+"""What the lowering uses. Imported along with coremltools: in the command line that alone imports next to nothing."""
+
 
 class _Absent(importlib.abc.MetaPathFinder):
     """Makes the frameworks look uninstalled, while coremltools is imported."""
@@ -45,7 +51,10 @@ def import_coremltools(light: bool | None = None) -> Any:
     try:
         with warnings.catch_warnings(), process.undisturbed():
             warnings.simplefilter("ignore")
-            return importlib.import_module("coremltools")
+            found = importlib.import_module("coremltools")
+            for name in _PARTS:
+                importlib.import_module(name)
+            return found
     except ModuleNotFoundError as e:
         raise EdgecError(f"the Core ML backend needs coremltools: pip install 'coremltools>=9.0' ({e})") from e
     finally:
@@ -69,17 +78,18 @@ class Mil:
     """What the lowering uses of coremltools: the builder, its types, its program and block classes."""
 
     def __init__(self) -> None:
-        self.ct = import_coremltools()
-        core = importlib.import_module("coremltools.converters.mil.mil")
+        import_coremltools()
+        core = sys.modules[_BUILDER]
         self.mb = core.Builder
         self.types = core.types
         self.Function = core.Function
         self.Var = core.Var
-        self.Placeholder = importlib.import_module("coremltools.converters.mil.mil.program").Placeholder
+        self.Placeholder = sys.modules[_PROGRAM].Placeholder
+        self._targets = sys.modules[_TARGETS].AvailableTarget
 
     def opset(self, version: int) -> Any:
         """The builder's opset of an iOS version."""
-        return getattr(self.ct.target, f"iOS{version}")
+        return getattr(self._targets, f"iOS{version}")
 
 
 @cache
