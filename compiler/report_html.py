@@ -6,19 +6,15 @@ come first, then what only one of them is made of; elements and what several use
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from . import figures as fig
 from .html_parts import Html, bars, card, cell, definitions, number, table, tag
 from .report import interface_lines
+from .web import page
 
 Json = dict[str, Any]
 KINDS = 14
@@ -27,21 +23,10 @@ KINDS = 14
 
 def to_html(document: Json) -> str:
     """The page for a report document (see `report.to_json`)."""
-    folder = Path(__file__).parent
-    script = folder.joinpath("report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Inside a script element only `</` and `<!--` mean something to HTML: no `<` stays as it is.
-    data = json.dumps(document, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     parts = [_head(document), _cards(document), *_warnings(document), _charts(document)]
     parts += [_passes(document), _proof(document), _interface(document), _environment(document), _footer(document)]
-    template = Template(folder.joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=html.escape(f"{Path(document['source']).name}: edgec report"),
-        script_hash=f"sha256-{digest}",
-        body="\n".join(parts),
-        data=data,
-        script=script,
-    )
+    title = f"{Path(document['source']).name}: edgec report"
+    return page(title, "\n".join(parts), {"report": document}, ["report.js"], ["page.css"])
 
 
 # --- sections --------------------------------------------------------------------------------------------------------

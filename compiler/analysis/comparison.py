@@ -1,0 +1,141 @@
+"""Two analyses side by side: totals with what became of them, and modules matched by their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import figures as fig
+from ..cost import polynomial
+from ..cost.records import Analysis
+from ..report_terminal import _emit, _section, _table
+from .document import VERSION, to_json
+from .terminal import METRICS, shape_text
+from .tree import add, layer_figures
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+TOTALS = {
+    "macs": "macs", "effective_macs": "effective_macs", "flops": "flops", "special": "special", "int_ops": "int_ops",
+    "bops": "bops", "parameters": "parameters", "bytes": "stored weights", "read": "read", "written": "written",
+    "peak_activation_bytes": "peak activations", "nodes": "nodes",
+}  # fmt: skip
+"""Totals that are compared → what they are called, where not like the column of the same name."""
+_BYTES = frozenset({"bytes", "read", "written", "peak_activation_bytes"})
+
+
+@dataclass
+class Pair:
+    """A module that one of two models has, or both: its figures in each, empty where it has none."""
+
+    path: tuple[str, ...]
+    a: dict[str, float]
+    b: dict[str, float]
+
+
+def to_json_pair(a: Analysis, b: Analysis) -> dict[str, Any]:
+    """Both documents, see `document.to_json`."""
+    return {"version": VERSION, "a": to_json(a), "b": to_json(b)}
+
+
+def modules(a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]], depth: int) -> list[Pair]:
+    """Modules down to `depth` parts of their paths, in the order of the models."""
+    found: dict[tuple[str, ...], Pair] = {}
+    for side, (analysis, sizes) in enumerate(zip((a, b), at, strict=True)):
+        for layer in analysis.layers:
+            figures = layer_figures(layer, sizes)
+            for n in range(1, min(depth, len(layer.path)) + 1):
+                pair = found.setdefault(layer.path[:n], Pair(layer.path[:n], {}, {}))
+                add(pair.b if side else pair.a, figures)
+    return sorted(found.values(), key=_position(list(found)))
+
+
+def _position(paths: list[tuple[str, ...]]) -> Any:
+    """Where a module stands: behind the one that it is in, else as they were met first."""
+    first = {path: i for i, path in enumerate(paths)}
+    return lambda pair: [first[pair.path[: n + 1]] for n in range(len(pair.path))]
+
+
+def print_comparison(
+    a: Analysis,
+    b: Analysis,
+    console: Console,
+    at: Sequence[Mapping[str, int]],
+    *,
+    by: str = "macs",
+    top: int = 20,
+    depth: int | None = None,
+) -> None:
+    """Print both models' totals with the change, and the modules of which most changed."""
+    from rich.text import Text
+
+    title = Text.assemble((a.source, "bold"), " → ", (b.source, "bold"))
+    for analysis, sizes in zip((a, b), at, strict=True):
+        if sizes:
+            title.append(f"\n{analysis.source} at " + ", ".join(f"{k}={v}" for k, v in sizes.items()), "dim")
+    parts: list[RenderableType] = [title, *_other_ports(a, b), _totals(a, b, at)]
+    for analysis in (a, b):
+        if analysis.unknown:
+            n = len(analysis.unknown)
+            head = Text(f"Unknown in {analysis.source}: {n} node{'s' * (n > 1)}, counted as zero", "bold yellow")
+            parts.append(_section(head, analysis.unknown[:5]))
+    parts.append(_modules(modules(a, b, at, depth or 2), by, top))
+    _emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
+
+
+def _other_ports(a: Analysis, b: Analysis) -> list[RenderableType]:
+    from rich.text import Text
+
+    texts = [
+        {n: f"{n}: {kind} [{shape_text(s)}]" for n, (kind, s) in {**x.inputs, **x.outputs}.items()} for x in (a, b)
+    ]
+    if texts[0] == texts[1]:
+        return []
+    lines = [f"{texts[0].get(n, 'none')} → {texts[1].get(n, 'none')}" for n in {**texts[0], **texts[1]}]
+    changed = [line for line in lines if len(set(line.split(" → "))) > 1]
+    return [_section(Text("Their interfaces differ", "bold yellow"), changed)]
+
+
+def _totals(a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]]) -> RenderableType:
+    from rich.text import Text
+
+    table = _table(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
+    for name, words in TOTALS.items():
+        x, y = (polynomial.evaluate(getattr(t.totals, name), s) for t, s in zip((a, b), at, strict=True))
+        if x or y:
+            form = fig.size if name in _BYTES else fig.count
+            label = METRICS[name].head if words == name else words
+            table.add_row(label, form(x), Text(form(y), "bold"), _change(x, y))
+    return table
+
+
+def _change(x: float, y: float) -> Text:
+    from rich.text import Text
+
+    return Text(fig.change(round(x), round(y)), "green" if y < x else "yellow" if y > x else "dim")
+
+
+def _modules(pairs: Sequence[Pair], by: str, top: int) -> RenderableType:
+    from rich.text import Text
+
+    size = sorted((max(p.a.get(by, 0), p.b.get(by, 0)) for p in pairs), reverse=True)
+    least = size[top - 1] if len(size) > top else 0
+    kept = [p for p in pairs if max(p.a.get(by, 0), p.b.get(by, 0)) >= max(least, 1e-12)][: 2 * top]
+    if not kept:
+        return Text("Neither model says which modules its nodes came from.", "dim")
+    columns = [c for c in dict.fromkeys((by, "macs", "parameters")) if any(p.a.get(c) or p.b.get(c) for p in kept)]
+    table = _table(("module", "left", False))
+    table.columns[0].overflow = "ellipsis"
+    for c in columns[:2]:
+        for head in (METRICS[c].head, "after", ""):
+            table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for p in kept:
+        cells: list[str | Text] = []
+        for c in columns[:2]:
+            x, y = p.a.get(c, 0), p.b.get(c, 0)
+            cells += [METRICS[c].form(x) if p.a else "none", METRICS[c].form(y) if p.b else "none", _change(x, y)]
+        table.add_row(Text("  " * (len(p.path) - 1) + p.path[-1]), *cells)
+    return table

@@ -1,0 +1,55 @@
+"""Analyses as one HTML page that opens offline: maps, plots and tables, drawn by its scripts from the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..cost.records import Analysis
+from ..html_parts import Html, tag
+from ..web import ANALYSIS, page
+from .document import to_json
+
+LABELS = ("before", "after")
+STYLES = ("page.css", "analysis.css")
+
+
+def to_html(analyses: Sequence[Analysis]) -> str:
+    """The page for one analysis, or for two: before and after."""
+    names = [Path(a.source).name for a in analyses]
+    title = f"{' → '.join(names)}: edgec analyze"
+    body = [_head(analyses, names), MOUNT, tag("footer", tag("span", "edgec analyze"), _SAVE)]
+    return page(title, "\n".join(body), {"analyses": documents(analyses)}, ANALYSIS, STYLES)
+
+
+MOUNT = tag("div", tag("noscript", "This page draws itself: it needs JavaScript."), id="analysis")
+"""Where the scripts put what they draw."""
+
+_SAVE = tag("button", "Save as analysis.json", id="save-analysis", class_="link", type="button")
+
+
+def documents(analyses: Sequence[Analysis], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the scripts draw: the documents with their labels, the devices that there are."""
+    models = [{"label": label, "document": to_json(a)} for label, a in zip(LABELS, analyses, strict=False)]
+    return {"models": models, **(extra or {})}
+
+
+def _head(analyses: Sequence[Analysis], names: Sequence[str]) -> Html:
+    last = analyses[-1]
+    arrow = tag("span", " → ", class_="arrow")
+    inside = [part for i, name in enumerate(names) for part in ((arrow, name) if i else (name,))]
+    chips = [tag("span", f"{last.totals.nodes:,} nodes", class_="chip")]
+    chips += [
+        tag("span", f"{name}: {kind} {_shape(dims)}", class_="chip")
+        for name, (kind, dims) in list(last.inputs.items())[:6]
+    ]
+    if any(a.unknown for a in analyses):
+        chips.append(tag("span", "unknown operators", class_="chip bad"))
+    return Html(tag("h1", *inside) + tag("div", *chips, class_="chips"))
+
+
+def _shape(dims: Any) -> str:
+    from .terminal import shape_text
+
+    return shape_text(dims).replace(", ", "×") or "scalar"
