@@ -215,6 +215,20 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
         new.type = old.type
 
 
+def replace_node(node: ir.Node, value: ir.Value) -> None:
+    """Make all users of `node`'s first output read `value`; `node` goes, with what only it read. See `can_replace`."""
+    replace_value(node.outputs[0], value)
+    remove_upwards(node)
+
+
+def rewire(node: ir.Node, index: int, value: ir.Value | None) -> None:
+    """Make input `index` of `node` read `value`; what made the old input goes if nobody else reads it."""
+    old = producer(node.inputs[index])
+    node.replace_input_with(index, value)
+    if old is not None:
+        remove_upwards(old)
+
+
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs in the node's attributes (If, Loop, Scan, SequenceMap)."""
     found: list[ir.Graph] = []

@@ -94,10 +94,7 @@ class _Rewrite:
         old = node.inputs[index]
         if old is None or graph.ints(old) == list(items):
             return 0
-        node.replace_input_with(index, self.constant(list(items)))
-        producer = old.producer()
-        if producer is not None:
-            graph.remove_upwards(producer)
+        graph.rewire(node, index, self.constant(list(items)))
         return 1
 
     def bypass(self, node: ir.Node) -> int:
@@ -105,8 +102,7 @@ class _Rewrite:
         source = node.inputs[0]
         if source is None or not graph.can_replace(node.outputs[0], source):
             return 0
-        graph.replace_value(node.outputs[0], source)
-        graph.remove_upwards(node)
+        graph.replace_node(node, source)
         return 1
 
     def _read_off(self, node: ir.Node, index: int) -> int:
@@ -129,10 +125,7 @@ class _Rewrite:
         if elements.ndim == 0:
             new = graph.insert_before(node, "Squeeze", [new, self.constant([0])], like=old).outputs[0]
         self.values.found[new] = elements
-        node.replace_input_with(index, new)
-        producer = old.producer()
-        if producer is not None:
-            graph.remove_upwards(producer)
+        graph.rewire(node, index, new)
         return 1
 
     def _shape_node(self, anchor: ir.Node, source: ir.Value, start: int, end: int) -> ir.Value:

@@ -96,5 +96,4 @@ def _write(
     if zero is not None:
         inputs.append(g.initializer(graph, zero.reshape(flat), f"{stored.name}_zero", ctx.scratch))
     made = g.insert_before(node, "DequantizeLinear", inputs, {"axis": axis} if flat else {}, like=out)
-    g.replace_value(out, made.outputs[0])
-    g.remove_upwards(node)
+    g.replace_node(node, made.outputs[0])

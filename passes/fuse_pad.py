@@ -113,8 +113,7 @@ def _fuse(node: ir.Node, ctx: Context) -> bool:
     node.attributes["pads"] = ir.AttrInt64s("pads", total)
     if node.op_type == "AveragePool":
         node.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
-    node.replace_input_with(0, pad.inputs[0])
-    graph.remove_upwards(pad)
+    graph.rewire(node, 0, pad.inputs[0])
     return True
 
 

@@ -47,9 +47,6 @@ def _bypass(node: ir.Node, source: ir.Value) -> bool:
     if not graph.can_replace(out, source):
         if node.op_type == "Identity":
             return False
-        identity = graph.insert_before(node, "Identity", [source], like=out)
-        graph.replace_value(out, identity.outputs[0])
-    else:
-        graph.replace_value(out, source)
-    graph.remove_upwards(node)
+        source = graph.insert_before(node, "Identity", [source], like=out).outputs[0]
+    graph.replace_node(node, source)
     return True

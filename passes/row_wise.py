@@ -42,14 +42,14 @@ def meet(main: ir.Graph, values: ShapeValues, last: ir.Node) -> int:
     if have is None or source is None or len(have) < 2:
         return 0
     width = (values.dims(found.rows[-1].outputs[0]) or [0])[-1]
-    plans = _plans(values, found, have, width, matrix)
+    plan = _plan(values, found, have, width, matrix)
     now = dying([*found.before, found.rows[0]]) - 1 + dying(found.after)
-    if not plans:
+    if plan is None:
         return 0
-    first, then, middle = min(plans, key=lambda p: len(p[0]) + len(p[1]))
+    first, then = plan
     if len(first) + len(then) >= now or not graph.can_replace(last.outputs[0], found.rows[-1].outputs[0]):
         return 0
-    _rebuild(main, found, source, first, then, middle)
+    _rebuild(main, found, source, first, then)
     return 1
 
 
@@ -114,37 +114,37 @@ def _keeps_last(node: ir.Node) -> bool:
     return node.op_type != "Transpose" or (perm is not None and perm[-1] == len(have) - 1)
 
 
-Plan = tuple[Sequence[Step], Sequence[Step], list[Dim]]
-"""Steps before the row of operators, steps behind it, and the leading dimensions in between."""
+def _plan(
+    values: ShapeValues, found: _Rows, have: list[Dim], width: Dim, matrix: bool
+) -> tuple[Sequence[Step], Sequence[Step]] | None:
+    """Steps before the row of operators, and steps behind it, instead of the views; None where none do the same.
 
-
-def _plans(values: ShapeValues, found: _Rows, have: list[Dim], width: Dim, matrix: bool) -> list[Plan]:
+    `have` is what the views begin with, `width` the last dimension of the row's result; a Gemm takes a `matrix` only.
+    """
     if not isinstance(have[-1], int) or not isinstance(width, int):
-        return []
+        return None
     lead = have[:-1]
     flat = matrix and len(have) != 2
     middle = [d.product(lead)] if flat else lead
     start = [*middle, width]
     made = Rearrangement(list(start))
     if flat and not made.reshape([*lead, width]):
-        return []
+        return None
     here: list[Dim] | None = [*lead, width]
     for node in [*found.before, *found.after]:
         out = values.dims(node.outputs[0])
         if out is None or here is None:
-            return []
+            return None
         out = [*out[:-1], width] if node in found.before else out
         if not apply(made, node, out, source=here):
-            return []
+            return None
         here = out
     then = constant_targets(start, made.steps())
     first = constant_targets(have, [("Reshape", [*middle, have[-1]])] if flat else [])
-    return [] if then is None or first is None else [(first, then, middle)]
+    return None if then is None or first is None else (first, then)
 
 
-def _rebuild(
-    main: ir.Graph, found: _Rows, source: ir.Value, first: Sequence[Step], then: Sequence[Step], middle: Sequence[Dim]
-) -> None:
+def _rebuild(main: ir.Graph, found: _Rows, source: ir.Value, first: Sequence[Step], then: Sequence[Step]) -> None:
     head, tail, last = found.rows[0], found.rows[-1], found.after[-1]
     value = build(main, head, source, first, source.name)
     old = head.inputs[_data(head)]

@@ -65,11 +65,9 @@ def _merge(node: ir.Node) -> int:
     if not same_kind and not lossless(source.dtype, out.dtype) and out.dtype not in _FLOATS:
         return 0
     if source.dtype == out.dtype and graph.can_replace(out, source):
-        graph.replace_value(out, source)
-        graph.remove_upwards(node)
+        graph.replace_node(node, source)
         return 1
-    node.replace_input_with(0, source)
-    graph.remove_upwards(first)
+    graph.rewire(node, 0, source)
     return 1
 
 

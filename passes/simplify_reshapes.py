@@ -28,10 +28,10 @@ class SimplifyReshapes(Pass):
     name: ClassVar[str] = "simplify-reshapes"
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        return sum(merge_chain(model.graph, node) for node in graph.nodes(model, *ops.RESHAPE))
+        return sum(_merge_chain(model.graph, node) for node in graph.nodes(model, *ops.RESHAPE))
 
 
-def merge_chain(main: ir.Graph, node: ir.Node) -> int:
+def _merge_chain(main: ir.Graph, node: ir.Node) -> int:
     """Let `node` start from where the reshapes before it start. Returns the number of rewrites: 0 or 1."""
     before = graph.producer(node.inputs[0], *ops.RESHAPE)
     if before is None:
@@ -44,21 +44,18 @@ def merge_chain(main: ir.Graph, node: ir.Node) -> int:
     if source is None or have is None or want is None:
         return 0
     if have == want and None not in have and graph.can_replace(out, source):
-        graph.replace_value(out, source)
-        graph.remove_upwards(node)
+        graph.replace_node(node, source)
         return 1
     target = expressible(have, want)
     if target is None:
         return 0
-    reshape_to(main, node, source, target)
+    _reshape_to(main, node, source, target)
     return 1
 
 
-def reshape_to(main: ir.Graph, node: ir.Node, source: ir.Value, target: Sequence[int]) -> ir.Value:
+def _reshape_to(main: ir.Graph, node: ir.Node, source: ir.Value, target: Sequence[int]) -> None:
     """Replace `node` by a Reshape of `source`."""
     out = node.outputs[0]
     shape = graph.initializer(main, np.array(target, np.int64), "shape")
     new = graph.insert_before(node, "Reshape", [source, shape], like=out).outputs[0]
-    graph.replace_value(out, new)
-    graph.remove_upwards(node)
-    return new
+    graph.replace_node(node, new)

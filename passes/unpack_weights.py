@@ -36,8 +36,7 @@ class UnpackWeights(Pass):
                 continue
             array = dequantised(node)
             value = g.initializer(model.graph, array, f"{node.outputs[0].name}_dense", ctx.scratch)
-            g.replace_value(node.outputs[0], value)
-            g.remove_upwards(node)
+            g.replace_node(node, value)
             count += 1
         for node in g.nodes(model, "Cast") if ctx.target.backend == "coreml" else ():
             count += _widen(model, node, ctx)
@@ -57,8 +56,7 @@ def _widen(model: ir.Model, node: ir.Node, ctx: Context) -> int:
     if tensor is None or tensor.dtype not in SHORT_FLOATS or out.dtype != ir.DataType.FLOAT or out.is_graph_output():
         return 0
     value = g.initializer(model.graph, tensor.numpy().astype(np.float32), f"{out.name}_wide", ctx.scratch)
-    g.replace_value(out, value)
-    g.remove_upwards(node)
+    g.replace_node(node, value)
     return 1
 
 

@@ -72,8 +72,7 @@ def replace_by(main: ir.Graph, last: ir.Node, source: ir.Value, steps: Sequence[
     value = build(main, last, source, steps, out.name)
     if steps and out.shape is not None:
         value.shape = out.shape  # may name a size that the steps compute with a -1
-    graph.replace_value(out, value)
-    graph.remove_upwards(last)
+    graph.replace_node(last, value)
 
 
 def _shape_after(value: ir.Value, step: Step) -> ir.Shape | None:
