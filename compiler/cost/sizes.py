@@ -1,50 +1,85 @@
-"""The sizes of a model's values: numbers, or polynomials in the symbols of its free dimensions."""
+"""The sizes of a model's values: numbers, or polynomials in the symbols of its free dimensions.
+
+What shapes say that onnx inferred is only the last resort: it gives up on most of what is computed with symbols. So
+each operator's own rule is asked first (`size_rules`, `size_windows`, `size_flow`), and small integer tensors are
+followed element by element (`size_elements`), like passes do with `ShapeValues`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from .. import dims as d
-from ..dims import Dim, Poly
+from .. import graph
+from ..dims import Dim
+from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
+from . import bounds, size_elements, size_flow, size_rules, size_windows
+from .size_types import TYPES, Sized
+
+STANDARD = frozenset({"", "ai.onnx"})
+_KINDS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
+_NAMELESS = frozenset({"", "?", "None", "-1", "unk", "unknown"})
+RULES = size_rules.RULES | size_windows.RULES | size_flow.RULES
+"""Standard operator → the dimensions of its outputs."""
 
 
 class Sizes(ShapeValues):
     """The dimensions and small integer contents of every value of a model, sub-graphs included.
 
     Attributes:
-        symbols: each free size that polynomials are in → where it is read off: {"T": "input 'ids', axis 1"}.
+        symbols: each free size that polynomials are in → where it is read off: {"T": "input 'ids', axis 1"}. Those that
+            only a run can tell begin with '#', and are named after the value and axis.
+        limits: the most that such a size can be, where that is known.
+        why: values of unknown rank → the reason.
+        graph: what is sized: the main graph, or the body of a function.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
+        self.graph: ir.Graph | ir.Function = model.graph
+        self.found: dict[ir.Value, Elements] = {}
         self.symbols: dict[str, str] = {}
-        super().__init__(model)
+        self.limits: dict[str, Dim] = {}
+        self.why: dict[ir.Value, str] = {}
+        self._dims: dict[ir.Value, list[Dim] | None] = {}
+        self._types: dict[ir.Value, ir.DataType] = {}
+        self._outer: dict[ir.Value, tuple[Sizes, ir.Value]] = {}
+        self._calls: dict[ir.Node, Sizes] = {}
         for value in model.graph.inputs:
-            for i, dim in enumerate(self.dims(value) or ()):
-                name = dim.symbol() if isinstance(dim, Poly) else None
-                if name is not None:
-                    self.symbols.setdefault(name, f"input '{value.name}', axis {i}")
+            self._dims[value] = self._declared(value, trusted=True)
+        self.visit(model.graph)
+
+    # --- what is asked -----------------------------------------------------------------------------------------------
 
     def dims(self, value: ir.Value | None) -> list[Dim] | None:
         """The dimensions of a value, each a number or a polynomial in the symbols; None for an unknown rank."""
-        found = super().dims(value)
-        if found is None or value is None:
+        if value is None:
             return None
-        return [d.atom(f"{value.name}[{i}]") if _is_opaque(dim) else dim for i, dim in enumerate(found)]
+        try:
+            return self._dims[value]
+        except KeyError:
+            found = self._dims[value] = self._constant(value)
+            return found
 
     def count(self, value: ir.Value | None) -> Dim | None:
         """The number of a value's elements, or None."""
         found = self.dims(value)
         return None if found is None else d.product(found)
 
+    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
+        """The element type, in the bodies of functions as well, or None."""
+        return None if value is None else value.dtype or self._types.get(value)
+
     def nbytes(self, value: ir.Value | None) -> Dim | None:
         """The bytes of a value, packed types rounded up to whole bytes; None for an unknown rank or type."""
-        count = self.count(value)
-        if count is None or value is None or value.dtype is None or value.dtype == ir.DataType.STRING:
+        count, dtype = self.count(value), self.dtype(value)
+        if count is None or dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
             return None
-        bits = d.mul(count, value.dtype.bitwidth)
-        return bits // 8 if isinstance(bits, int) and not bits % 8 else d.div(d.add(bits, 7), 8)
+        return bounds.ceil_div(d.mul(count, dtype.bitwidth), 8)
 
     def number(self, value: ir.Value | None) -> Dim | None:
         """The one integer that a value holds (a trip count, a `k`), or None."""
@@ -52,9 +87,171 @@ class Sizes(ShapeValues):
         item = found.item() if found is not None and found.size == 1 else None
         return None if item is None or isinstance(item, bool) else item
 
+    def elements(self, value: ir.Value | None) -> Elements | None:
+        """The elements of a small integer or boolean tensor, as an array of its shape."""
+        if value in self._outer:
+            scope, outer = self._outer[value]
+            return scope.elements(outer)
+        return super().elements(value)
 
-def _is_opaque(dim: Dim) -> bool:
-    if not isinstance(dim, Poly):
-        return False
-    (monomial, _), *_ = dim.terms
-    return len(monomial) == 1 and isinstance(monomial[0], tuple) and monomial[0][0] == "dim"
+    def tensor(self, value: ir.Value | None) -> ir.TensorProtocol | None:
+        """The constant that a value holds, if it does; what a function is called with is looked up at its caller."""
+        if value in self._outer:
+            scope, outer = self._outer[value]
+            return scope.tensor(outer)
+        if value is None:
+            return None
+        maker = value.producer()
+        if maker is not None:
+            held = maker.attributes.get("value") if maker.op_type == "Constant" else None
+            return None if held is None else held.value
+        return graph.const_tensor(value)
+
+    def inside(self, node: ir.Node) -> Sizes:
+        """The sizes in the body of the local function that `node` calls, for this call: see its `graph`.
+
+        Raises KeyError where `node` calls none.
+        """
+        return self._calls[node]
+
+    # --- what rules tell ---------------------------------------------------------------------------------------------
+
+    def counted(self, value: ir.Value, axis: int, why: str, limit: Dim | None = None) -> Dim:
+        """A new symbol for a size that only a run can tell."""
+        name = f"{bounds.COUNTED}{value.name}[{axis}]"
+        self.symbols[name] = why
+        if limit is not None:
+            self.limits[name] = limit
+        return d.atom(name)
+
+    def set_dims(self, value: ir.Value, dims: Sequence[Dim] | None) -> None:
+        """Say what the dimensions of a value are."""
+        self._dims[value] = None if dims is None else list(dims)
+
+    def set_elements(self, value: ir.Value, elements: Elements | None) -> None:
+        """Say what a value holds; None: nothing is known (any more)."""
+        if elements is None or elements.size > MOST:
+            self.found.pop(value, None)
+        else:
+            self.found[value] = elements
+
+    def visit(self, nodes: Iterable[ir.Node]) -> None:
+        """Work out what the nodes return, in their order."""
+        for node in nodes:
+            if node.op_identifier() in self.model.functions:
+                self._call(node)
+                continue
+            results = self._ask(node)
+            for i, out in enumerate(node.outputs):
+                self._settle(node, out, results[i] if i < len(results) else None)
+            if node.domain in STANDARD and self._is_followed(node):
+                self._follow(node)
+
+    # --- how it is worked out ----------------------------------------------------------------------------------------
+
+    def _ask(self, node: ir.Node) -> Sequence[Sized]:
+        rule = RULES.get(node.op_type) if node.domain in STANDARD else None
+        return rule(self, node) or () if rule is not None else ()
+
+    def _settle(self, node: ir.Node, out: ir.Value, result: Sized) -> None:
+        """Take over a rule's result; what it left open is what the model declares, else a symbol of its own."""
+        if out.type is None or out.dtype is None:
+            self._infer_type(node, out)
+        if result is None:
+            declared = self._declared(out)
+            result = None if declared is None else [*declared]
+            if result is None:
+                self.why.setdefault(out, f"{node.op_type} '{node.name}': nothing says how large its result is")
+        elif None in result:
+            shape = graph.shape(out) or ()
+            hints = shape if len(shape) == len(result) else (None,) * len(result)
+            pairs = enumerate(zip(result, hints, strict=True))
+            result = [self._known(out, i, hint, node) if dim is None else dim for i, (dim, hint) in pairs]
+        self._dims[out] = result  # type: ignore[assignment]
+
+    def _known(self, value: ir.Value, axis: int, dim: int | str | None, node: ir.Node | None) -> Dim:
+        if isinstance(dim, int) and dim >= 0:
+            return dim
+        if isinstance(dim, str) and dim in self.symbols:
+            return d.atom(dim)
+        who = f"{node.op_type} '{node.name}'" if node is not None else f"value '{value.name}'"
+        return self.counted(value, axis, f"{who}, axis {axis}: decided while the model runs")
+
+    def _declared(self, value: ir.Value, trusted: bool = False) -> list[Dim] | None:
+        """What the model says. Names count where they are `trusted`, those of inputs, or are names of inputs."""
+        shape = graph.shape(value)
+        if shape is None:
+            if trusted:
+                self.why[value] = f"input '{value.name}' has no shape"
+            return None
+        found: list[Dim] = []
+        for i, dim in enumerate(shape):
+            if trusted and (not isinstance(dim, int) or dim < 0):
+                name = dim if isinstance(dim, str) and dim not in _NAMELESS else f"{value.name}_{i}"
+                self.symbols.setdefault(name, f"input '{value.name}', axis {i}")
+                found.append(d.atom(name))
+            else:
+                found.append(self._known(value, i, dim, value.producer()))
+        return found
+
+    def _constant(self, value: ir.Value) -> list[Dim] | None:
+        """The dimensions of a value that no node makes, or of one that is asked for too early."""
+        if value.const_value is not None and value.is_initializer():
+            return list(value.const_value.shape.numpy())
+        return self._declared(value)
+
+    def _infer_type(self, node: ir.Node, out: ir.Value) -> None:
+        found = TYPES.get(node.op_type, TYPES[""])(self, node, out) if node.domain in STANDARD else None
+        if found is not None:
+            self._types[out] = found
+
+    def _is_followed(self, node: ir.Node) -> bool:
+        return bool(node.outputs) and self.dtype(node.outputs[0]) in _KINDS and node.op_type in size_elements.RULES
+
+    def _follow(self, node: ir.Node) -> None:
+        results: Any = size_elements.RULES[node.op_type](self, node)
+        for out, array in zip(node.outputs, results if isinstance(results, list) else [results], strict=False):
+            self.set_elements(out, array)
+
+    def _call(self, node: ir.Node) -> None:
+        body = _Body(self, node)
+        self._calls[node] = body
+        for out, inner in zip(node.outputs, body.graph.outputs, strict=False):
+            self._dims[out] = body.dims(inner)
+            if (dtype := body.dtype(inner)) is not None:
+                self._types[out] = dtype
+            self.set_elements(out, body.elements(inner))
+
+
+class _Body(Sizes):
+    """The sizes in the body of a local function, for one call of it."""
+
+    def __init__(self, caller: Sizes, node: ir.Node) -> None:
+        self.model = caller.model
+        self.graph = _with_attributes(caller.model.functions[node.op_identifier()], node)
+        self.found, self._dims, self._types, self._outer, self._calls = {}, {}, {}, {}, {}
+        self.symbols, self.limits, self.why = caller.symbols, caller.limits, caller.why
+        for inner, given in zip(self.graph.inputs, node.inputs, strict=False):
+            if given is not None:
+                self._outer[inner] = caller, given
+                self._dims[inner] = caller.dims(given)
+                if (dtype := caller.dtype(given)) is not None:
+                    self._types[inner] = dtype
+        self.visit(self.graph)
+
+
+def _with_attributes(function: ir.Function, call: ir.Node) -> ir.Function:
+    """The function, or a copy of it with the attributes of this call where its nodes refer to these."""
+    if not any(a.is_ref() for n in function.all_nodes() for a in n.attributes.values()):
+        return function
+    copy = function.clone()
+    for node in copy.all_nodes():
+        for name, a in list(node.attributes.items()):
+            if a.is_ref():
+                name_there = a.ref_attr_name or ""
+                given = call.attributes.get(name_there) or function.attributes.get(name_there)
+                if given is None or given.value is None:
+                    del node.attributes[name]
+                else:
+                    node.attributes[name] = ir.Attr(name, given.type, given.value)
+    return copy
