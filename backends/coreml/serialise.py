@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from ...compiler.errors import EdgecError
+from ...compiler.errors import EdgecError, ModelError
 from ...formats.coremlproto import blob_library, mil_pb2
+from ...formats.mlpackage import Package
 from .build import Builder, Var
 from .constants import Affine, spread
 from .interface import Names
@@ -54,6 +55,7 @@ class Writer:
         self._path = weights
         self._pb = mil_pb2()
         self._blob: Any = None
+        self._last = 0
         self._types: dict[tuple[str, tuple[int, ...]], Any] = {}
         self._named: dict[Var, str] = {}
 
@@ -66,7 +68,7 @@ class Writer:
             main.inputs.add(name=name, type=self._type(var))
             self._named[var] = name
         self._block(function, main.block_specializations[opset])
-        self._blob = None
+        self._close()
 
     def _block(self, block: Any, out: Any) -> None:
         live = _live(block)
@@ -211,7 +213,19 @@ class Writer:
         flat = np.ascontiguousarray(array).reshape(-1)
         if kind == "fp16":
             flat = flat.view(np.uint16)
-        return int(getattr(self._blob, f"write_{kind}_data")(flat))
+        self._last = int(getattr(self._blob, f"write_{kind}_data")(flat))
+        return self._last
+
+    def _close(self) -> None:
+        """Close the weight file and see that its last weight is whole: what was held back until now may not fit."""
+        if self._blob is None:
+            return
+        self._blob = None
+        folder = self._path.parents[1]
+        try:
+            Package(folder, folder / "model.mlmodel", None).blob(WEIGHT_FILE, self._last)
+        except ModelError as e:
+            raise EdgecError(f"can't write the weights: {self._path.name} is cut off; nothing was written") from e
 
 
 def _per_block(array: np.ndarray, weight: Affine) -> np.ndarray:

@@ -13,6 +13,7 @@ from onnx import parser
 
 import edgec
 from edgec.backends.coreml import serialise
+from edgec.formats.coremlproto import blob_library
 
 
 def model() -> ir.Model:
@@ -50,11 +51,41 @@ def test_weights_that_coremltools_can_not_write(tmp_path: Path, monkeypatch: pyt
 
     library = SimpleNamespace(_BlobStorageWriter=lambda _: SimpleNamespace(write_float_data=fail))
     monkeypatch.setattr(serialise, "blob_library", lambda: library)
+    with pytest.raises(edgec.EdgecError, match=r"can't write the weights: .*FileWriter.*; nothing was written"):
+        edgec.compile(with_constant(), level="O0", shapes={"N": 64}, workdir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verify", ["off", "end"])
+def test_weights_that_are_cut_off_when_the_file_is_closed(
+    verify: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may be found full only then; without a proof nobody reads the file again."""
+    real = blob_library()
+
+    class Writer:
+        def __init__(self, path: str) -> None:
+            self.path, self.inner = Path(path), real._BlobStorageWriter(path)
+
+        def write_float_data(self, array: np.ndarray) -> int:
+            return int(self.inner.write_float_data(array))
+
+        def __del__(self) -> None:
+            del self.inner
+            with self.path.open("r+b") as file:
+                file.truncate(self.path.stat().st_size - 1)
+
+    monkeypatch.setattr(serialise, "blob_library", lambda: SimpleNamespace(_BlobStorageWriter=Writer))
+    with pytest.raises(edgec.EdgecError, match=r"can't write the weights: weight.bin is cut off; nothing was written"):
+        edgec.compile(with_constant(), level="O0", shapes={"N": 64}, verify=verify, workdir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def with_constant() -> ir.Model:
+    """A model with a weight that lies in the weight file."""
     m = model()
     constant = ir.Value(name="c", const_value=ir.Tensor(np.ones((64, 3), np.float32), name="c"))
     m.graph.register_initializer(constant)
     m.graph.append(ir.node("Add", [m.graph.outputs[0], constant], outputs=[ir.Value(name="z")]))
     m.graph.outputs[:] = [m.graph[-1].outputs[0]]
-    with pytest.raises(edgec.EdgecError, match=r"can't write the weights: .*FileWriter.*; nothing was written"):
-        edgec.compile(m, level="O0", shapes={"N": 64}, workdir=tmp_path)
-    assert not list(tmp_path.iterdir())
+    return m
