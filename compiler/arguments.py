@@ -13,6 +13,7 @@ from .errors import UsageError
 
 EPILOG = """\
 other commands (each has --help):
+  edgec analyze MODEL      what does it cost, and where?
   edgec verify A B         do two models compute the same?
   edgec passes             the passes, with their options
   edgec targets            the targets, and what each can express

@@ -1,4 +1,4 @@
-"""The smaller commands: verify, passes, targets, ops."""
+"""The smaller commands: analyze, verify, passes, targets, ops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .analysis import command
 from .argtypes import error_limit, limit
 from .arguments import SHAPE, check_source
 from .freeze import parse_shape
@@ -16,6 +17,7 @@ from .plugins import PASSES, entries, find_pass
 from .targets import ALIASES, TARGETS, find_target
 
 HELP = {
+    "analyze": "What a model costs, exactly, and where: MACs, FLOPs, parameters, bytes, memory.",
     "verify": "Do two models compute the same? Any two that can be loaded; ports are matched by name, else by order.",
     "passes": "The passes that there are, built in and plugged in, with their options.",
     "targets": "The targets that there are, and what each can express.",
@@ -27,6 +29,8 @@ EXACT = 1e-5
 
 def arguments(name: str, p: argparse.ArgumentParser) -> None:
     """Declare what a command takes."""
+    if name == "analyze":
+        command.arguments(p)
     if name == "verify":
         p.add_argument("a", metavar="A", help="the reference")
         p.add_argument("b", metavar="B", help="the other one")
@@ -45,6 +49,8 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
 
 def run(name: str, o: argparse.Namespace, console: Callable[[], Any]) -> int:
     """Run a command; returns the exit code."""
+    if name == "analyze":
+        return command.run(o, console)
     if name == "verify":
         return _verify(o, console)
     tables: dict[str, Callable[[], Table]] = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}

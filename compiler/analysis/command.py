@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import process
 from ..argtypes import count
-from ..arguments import SHAPE
+from ..arguments import SHAPE, check_source
 from ..cost.records import Analysis
 from ..errors import EdgecError, UsageError
 from ..freeze import Shapes, parse_shape
@@ -57,10 +58,9 @@ def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
 
 
 def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> Analysis:
-    from .. import driver
-
-    if not Path(source).exists():
-        raise UsageError(f"no such file: {source}")
+    with process.undisturbed():
+        from .. import driver
+    check_source(Path(source))
     return driver.analyze(source, shapes=shapes, zeros=o.zeros)
 
 

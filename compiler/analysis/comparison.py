@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 TOTALS = {
-    "macs": "macs", "effective_macs": "effective_macs", "flops": "flops", "special": "special", "int_ops": "int_ops",
-    "bops": "bops", "parameters": "parameters", "bytes": "stored weights", "read": "read", "written": "written",
+    "macs": "MACs", "effective_macs": "effective MACs", "flops": "FLOPs", "special": "special functions",
+    "int_ops": "integer ops", "bops": "bit operations", "parameters": "parameters", "bytes": "stored weights",
+    "read": "bytes read", "written": "bytes written",
     "peak_activation_bytes": "peak activations", "nodes": "nodes",
 }  # fmt: skip
-"""Totals that are compared → what they are called, where not like the column of the same name."""
+"""Totals that are compared → what they are called."""
 _BYTES = frozenset({"bytes", "read", "written", "peak_activation_bytes"})
 
 
@@ -107,8 +108,7 @@ def _totals(a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]]) -> Render
         x, y = (polynomial.evaluate(getattr(t.totals, name), s) for t, s in zip((a, b), at, strict=True))
         if x or y:
             form = fig.size if name in _BYTES else fig.count
-            label = METRICS[name].head if words == name else words
-            table.add_row(label, form(x), Text(form(y), "bold"), _change(x, y))
+            table.add_row(words, form(x), Text(form(y), "bold"), _change(x, y))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -160,8 +161,13 @@ def readable(size: Dim) -> str:
     """A polynomial, its first terms where it has many."""
     if isinstance(size, Poly) and len(size.terms) > TERMS:
         ordered = sorted(size.terms, key=lambda t: (-len(t[0]), repr(t[0])))
-        return f"{polynomial.text(Poly(tuple(ordered[:TERMS])))} + {len(size.terms) - TERMS} more terms"
-    return polynomial.text(size)
+        return f"{_separated(polynomial.text(Poly(tuple(ordered[:TERMS]))))} + {len(size.terms) - TERMS} more terms"
+    return _separated(polynomial.text(size))
+
+
+def _separated(text: str) -> str:
+    """Large factors with their thousands separated; names that hold digits stay."""
+    return re.sub(r"(?<![\w.])\d{5,}(?!\w)", lambda m: f"{int(m[0]):,}", text)
 
 
 def _notices(analysis: Analysis) -> Iterator[RenderableType]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..cost.polynomial import evaluate
 from ..cost.records import Analysis, Layer
@@ -33,7 +34,7 @@ class Module:
 
 def tree(analysis: Analysis, at: Mapping[str, int]) -> Module:
     """The modules of a model, figures at these sizes of its free dimensions."""
-    root = Module(analysis.source)
+    root = Module(Path(analysis.source).name)
     for index, layer in enumerate(analysis.layers):
         node = root
         for part in layer.path:
