@@ -3,7 +3,7 @@
     python -m venv PEERS && PEERS/bin/pip install onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2 \\
         onnxsim==0.8.1 onnxslim==0.1.98 onnx2coreml==1.1.0 coremltools==9.0 sympy packaging
     python -m benchmarks.export_models MODELS          # needs torch; see there
-    python -m benchmarks.compile PEERS MODELS [--repeats 5] [--parts models chains weights] [--out docs/results/compile]
+    python -m benchmarks.compile PEERS MODELS [--repeats 5] [--parts models chains weights] [--out docs/speed]
 
 Run from the repository root with the Python that edgec is installed in. Each figure is the median over whole processes,
 imports included, in rounds over the tools, all in half precision. `chains` and `weights` show that edgec's time grows
@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument("--mode", default="legacy", help="which export of them (default: legacy)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/speed"), help="write OUT.md and OUT.json (default: docs/speed)"
+    )
     options = parser.parse_args()
     options.peers, options.folder = options.peers.absolute(), options.folder.absolute()
     rows = []

@@ -3,7 +3,7 @@
     python -m venv PEERS && PEERS/bin/pip install onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2 \\
         onnxsim==0.8.1 onnxslim==0.1.98 onnx2coreml==1.1.0 coremltools==9.0 sympy packaging
     python -m benchmarks.export_models MODELS          # needs torch; see there
-    python -m benchmarks.optimize PEERS MODELS [--models bert12.legacy ...] [--repeats 5] [--out docs/results/optimize]
+    python -m benchmarks.optimize PEERS MODELS [--models bert12.legacy ...] [--repeats 5] [--out docs/optimize]
 
 Run from the repository root with the Python that edgec is installed in. Each figure is the median over whole processes,
 imports included, in rounds over the tools. Nodes are standard operators, with a local function counted as its body;
@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where benchmarks.export_models wrote")
     parser.add_argument("--models", nargs="+", metavar="NAME.MODE|PACKAGE:FILE", default=DEFAULT_MODELS)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/optimize"), help="write OUT.md and OUT.json (default: docs/optimize)"
+    )
     options = parser.parse_args()
     found = []
     for name in options.models:

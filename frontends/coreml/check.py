@@ -59,7 +59,8 @@ def check(package: Package) -> list[str]:
         walk.define(scope, declared.name, tensor_type(declared.type), constant=False, by=f"function '{name}'")
     walk.block(scope, block)
     walk.problems += [
-        f"'{name}' is an input and an output of the program" for name in block.outputs
+        f"'{name}' is an input and an output of the program"
+        for name in block.outputs
         if name in {i.name for i in function.inputs}
     ]
     description = _interface(package, name)

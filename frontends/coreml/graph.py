@@ -11,7 +11,11 @@ import onnx_ir as ir
 from .values import Array
 
 FLOAT, INT32, INT64, BOOL, FLOAT16 = (
-    ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.FLOAT16,
+    ir.DataType.FLOAT,
+    ir.DataType.INT32,
+    ir.DataType.INT64,
+    ir.DataType.BOOL,
+    ir.DataType.FLOAT16,
 )
 
 
@@ -95,7 +99,11 @@ class Builder:
         return value if list(perm) == sorted(perm) else self.op("Transpose", value, perm=list(perm))
 
     def slice(
-        self, value: ir.Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int],
+        self,
+        value: ir.Value,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        axes: Sequence[int],
         steps: Sequence[int] = (),
     ) -> ir.Value:
         """Constant slices, with numpy's meaning of negative positions."""

@@ -159,8 +159,13 @@ class Literal:
         assert self.blob is not None
         where = self.blob
         return ir.ExternalTensor(
-            where.location, where.offset, where.length, dtype,
-            shape=ir.Shape(shape), name=self.name, base_dir=str(where.folder),
+            where.location,
+            where.offset,
+            where.length,
+            dtype,
+            shape=ir.Shape(shape),
+            name=self.name,
+            base_dir=str(where.folder),
         )
 
 

@@ -16,6 +16,16 @@ from . import (
 )
 
 __all__ = [
-    "constexpr", "control", "cropping", "elementwise", "image", "indexing", "linear", "normalization", "pooling",
-    "recurrent", "reduction", "shaping",
+    "constexpr",
+    "control",
+    "cropping",
+    "elementwise",
+    "image",
+    "indexing",
+    "linear",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "shaping",
 ]

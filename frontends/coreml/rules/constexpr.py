@@ -62,8 +62,10 @@ def _affine(o: Call, data: str) -> Result:
             scale, zero = (b.op("Expand", v, b.ints([o.shape(data)[axis]])) for v in (scale, zero))
         return _dequantise(o, data, scale, zero, axis=axis)
     shape = [-1 if a == axis else 1 for a in range(o.rank(data))]
-    scale, zero = (b.reshape(b.cast(o.value(n), FLOAT), shape) if n in vector else b.cast(o.value(n), FLOAT)
-                   for n in ("scale", "zero_point"))
+    scale, zero = (
+        b.reshape(b.cast(o.value(n), FLOAT), shape) if n in vector else b.cast(o.value(n), FLOAT)
+        for n in ("scale", "zero_point")
+    )
     return b.op("Mul", b.op("Sub", b.cast(o.value(data), FLOAT), zero), scale)
 
 
@@ -174,8 +176,11 @@ def _spread(b: Builder, nonzero: ir.Value, mask: ir.Value, shape: Sequence[int],
     zero = b.op("CastLike", b.ints(0), nonzero)
     if stored == 0:
         return b.op("Expand", zero, b.ints(list(shape)))
-    order = b.op("Max", b.op("Sub", b.op("CumSum", flat, b.ints(0)), b.constant(np.array(1, np.int32))),
-                 b.constant(np.array(0, np.int32)))
+    order = b.op(
+        "Max",
+        b.op("Sub", b.op("CumSum", flat, b.ints(0)), b.constant(np.array(1, np.int32))),
+        b.constant(np.array(0, np.int32)),
+    )
     picked = b.op("Gather", nonzero, order, axis=0)
     return b.reshape(b.op("Where", b.cast(flat, ir.DataType.BOOL), picked, zero), shape)
 

@@ -44,7 +44,8 @@ def while_loop(o: Call) -> Result:
     going = ir.Value(name=o.b.names.fresh(f"{o.name}.going"), type=ir.TensorType(BOOL), shape=ir.Shape([]))
     carried = [
         ir.Value(name=o.b.names.fresh(f"{o.name}.carried"), type=ir.TensorType(var.type.element.carried))
-        for var in o.arguments["loop_vars"] if var.type is not None
+        for var in o.arguments["loop_vars"]
+        if var.type is not None
     ]
     after = o.branch(inner, body, carried)
     again = inner.reshape(o.branch(inner, condition, after)[0], [])

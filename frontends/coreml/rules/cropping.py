@@ -65,8 +65,10 @@ def crop_resize(o: Call) -> Result:
     x, inside_x = _axis(o, boxes, _CORNERS[mode][1], width, columns)
     full = b.ints([count, rows, columns, 1])
     grid = b.op(
-        "Concat", b.op("Expand", b.reshape(x, [count, 1, columns, 1]), full),
-        b.op("Expand", b.reshape(y, [count, rows, 1, 1]), full), axis=-1,
+        "Concat",
+        b.op("Expand", b.reshape(x, [count, 1, columns, 1]), full),
+        b.op("Expand", b.reshape(y, [count, rows, 1, 1]), full),
+        axis=-1,
     )
     inside = b.op("And", b.reshape(inside_y, [count, 1, rows, 1]), b.reshape(inside_x, [count, 1, 1, columns]))
     each = batch if indices is None else 1

@@ -13,23 +13,54 @@ from ..call import Call, Result, Unsupported, rule
 from ..graph import BOOL, FLOAT, INT32
 
 _UNARY = {
-    "acos": "Acos", "asin": "Asin", "atan": "Atan", "atanh": "Atanh", "cos": "Cos", "cosh": "Cosh", "erf": "Erf",
-    "exp": "Exp", "sigmoid": "Sigmoid", "sin": "Sin", "sinh": "Sinh", "softplus": "Softplus", "softsign": "Softsign",
-    "sqrt": "Sqrt", "tan": "Tan", "tanh": "Tanh",
+    "acos": "Acos",
+    "asin": "Asin",
+    "atan": "Atan",
+    "atanh": "Atanh",
+    "cos": "Cos",
+    "cosh": "Cosh",
+    "erf": "Erf",
+    "exp": "Exp",
+    "sigmoid": "Sigmoid",
+    "sin": "Sin",
+    "sinh": "Sinh",
+    "softplus": "Softplus",
+    "softsign": "Softsign",
+    "sqrt": "Sqrt",
+    "tan": "Tan",
+    "tanh": "Tanh",
 }
 _EXACT_UNARY = {
-    "abs": "Abs", "ceil": "Ceil", "floor": "Floor", "logical_not": "Not", "relu": "Relu",
-    "round": "Round", "sign": "Sign",
+    "abs": "Abs",
+    "ceil": "Ceil",
+    "floor": "Floor",
+    "logical_not": "Not",
+    "relu": "Relu",
+    "round": "Round",
+    "sign": "Sign",
 }
 _BINARY = {"add": "Add", "mul": "Mul", "pow": "Pow", "real_div": "Div", "sub": "Sub"}
 _EXACT_BINARY = {
-    "equal": "Equal", "greater": "Greater", "greater_equal": "GreaterOrEqual", "less": "Less",
-    "less_equal": "LessOrEqual", "logical_and": "And", "logical_or": "Or", "logical_xor": "Xor", "maximum": "Max",
+    "equal": "Equal",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "logical_and": "And",
+    "logical_or": "Or",
+    "logical_xor": "Xor",
+    "maximum": "Max",
     "minimum": "Min",
 }
 _CAST = {
-    "bool": BOOL, "fp16": FLOAT, "fp32": FLOAT, "int32": INT32, "int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8,
-    "int16": ir.DataType.INT16, "uint16": ir.DataType.UINT16,
+    "bool": BOOL,
+    "fp16": FLOAT,
+    "fp32": FLOAT,
+    "int32": INT32,
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+    "int16": ir.DataType.INT16,
+    "uint16": ir.DataType.UINT16,
 }
 
 

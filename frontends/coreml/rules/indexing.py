@@ -78,8 +78,11 @@ def slice_update(o: Call) -> Result:
     inside: ir.Value | None = None
     for axis, (size, step) in enumerate(zip(shape, _steps(o), strict=True)):
         taken = b.op(
-            "Slice", b.constant(np.arange(size)), *(b.slice(v, [axis], [axis + 1], [0]) for v in (starts, ends)),
-            b.ints([0]), b.ints([step]),
+            "Slice",
+            b.constant(np.arange(size)),
+            *(b.slice(v, [axis], [axis + 1], [0]) for v in (starts, ends)),
+            b.ints([0]),
+            b.ints([step]),
         )
         count = b.op("Shape", taken)
         order = b.op("Range", b.ints(0), b.op("Squeeze", count), b.ints(1))
@@ -150,9 +153,7 @@ def scatter(o: Call) -> Result:
 def scatter_along_axis(o: Call) -> Result:
     updates, reduction = _updates(o)
     indices = o.b.cast(o.value("indices"), INT64)
-    return o.b.op(
-        "ScatterElements", o.value("data"), indices, updates, axis=o.integer("axis", 0), reduction=reduction
-    )
+    return o.b.op("ScatterElements", o.value("data"), indices, updates, axis=o.integer("axis", 0), reduction=reduction)
 
 
 @rule("scatter_nd")

@@ -64,8 +64,15 @@ def conv(o: Call) -> Result:
     require_windows(o, dilated, [*strides, *dilations], pads)
     padding = {"auto_pad": pads} if isinstance(pads, str) else {"pads": pads}
     return o.b.op(
-        "Conv", o.value(), o.value("weight"), o.optional("bias"),
-        kernel_shape=kernel, strides=strides, dilations=dilations, group=o.integer("groups", 1), **padding,
+        "Conv",
+        o.value(),
+        o.value("weight"),
+        o.optional("bias"),
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        group=o.integer("groups", 1),
+        **padding,
     )
 
 
@@ -94,9 +101,16 @@ def conv_transpose(o: Call) -> Result:
             begins = [max(e, 0) // 2 for e in excess]
         ends = [e - b for e, b in zip(excess, begins, strict=True)]
     return o.b.op(
-        "ConvTranspose", o.value(), o.value("weight"), o.optional("bias"),
-        kernel_shape=kernel, strides=strides, dilations=dilations, group=o.integer("groups", 1),
-        pads=[*begins, *(max(e, 0) for e in ends)], output_padding=[max(-e, 0) for e in ends],
+        "ConvTranspose",
+        o.value(),
+        o.value("weight"),
+        o.optional("bias"),
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        group=o.integer("groups", 1),
+        pads=[*begins, *(max(e, 0) for e in ends)],
+        output_padding=[max(-e, 0) for e in ends],
     )
 
 

@@ -70,6 +70,10 @@ def local_response_norm(o: Call) -> Result:
     if size % 2 == 0:
         raise Unsupported(f"size {size} is even, and MIL does not say on which side the window is longer")
     return o.b.op(
-        "LRN", o.value(),
-        size=size, alpha=o.number("alpha", 1e-4), beta=o.number("beta", 0.75), bias=o.number("k", 1.0),
+        "LRN",
+        o.value(),
+        size=size,
+        alpha=o.number("alpha", 1e-4),
+        beta=o.number("beta", 0.75),
+        bias=o.number("k", 1.0),
     )

@@ -17,9 +17,13 @@ from ..graph import FLOAT, Builder
 
 # Activation → ONNX name, alpha, beta (None: ONNX has no such parameter). Parameters: those of coremltools' tests.
 _ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
-    "sigmoid": ("Sigmoid", None, None), "tanh": ("Tanh", None, None), "relu": ("Relu", None, None),
-    "linear": ("Affine", 1.0, 0.0), "hard_sigmoid": ("HardSigmoid", 0.2, 0.5),
-    "sigmoid_hard": ("HardSigmoid", 0.2, 0.5), "scaled_tanh": ("ScaledTanh", 1.0, 1.0),
+    "sigmoid": ("Sigmoid", None, None),
+    "tanh": ("Tanh", None, None),
+    "relu": ("Relu", None, None),
+    "linear": ("Affine", 1.0, 0.0),
+    "hard_sigmoid": ("HardSigmoid", 0.2, 0.5),
+    "sigmoid_hard": ("HardSigmoid", 0.2, 0.5),
+    "scaled_tanh": ("ScaledTanh", 1.0, 1.0),
 }
 
 
@@ -97,28 +101,35 @@ def lstm(o: Call) -> Result:
     peepholes = None
     if any(o.has("peephole" + t) for t in tails):
         zero = o.b.constant(np.zeros((1, 3 * hidden), np.float32))
-        rows = [
-            _gates(o, ["peephole" + t], (0, 2, 1), 3) if o.has("peephole" + t) else zero for t in tails
-        ]
+        rows = [_gates(o, ["peephole" + t], (0, 2, 1), 3) if o.has("peephole" + t) else zero for t in tails]
         peepholes = o.b.concat(rows, 0)
     outputs = o.b.nodes_of(
         "LSTM",
         [
-            o.value(), _gates(o, ["weight_ih" + t for t in tails], order, 4),
+            o.value(),
+            _gates(o, ["weight_ih" + t for t in tails], order, 4),
             _gates(o, ["weight_hh" + t for t in tails], order, 4),
-            _biases(o, [("bias" + t, "") for t in tails], order, 4, hidden), None,
-            _state(o, "initial_h", len(tails), hidden), _state(o, "initial_c", len(tails), hidden), peepholes,
+            _biases(o, [("bias" + t, "") for t in tails], order, 4, hidden),
+            None,
+            _state(o, "initial_h", len(tails), hidden),
+            _state(o, "initial_c", len(tails), hidden),
+            peepholes,
         ],
-        {"hidden_size": hidden, "direction": direction, **_activations(names, len(tails))}, 3,
+        {"hidden_size": hidden, "direction": direction, **_activations(names, len(tails))},
+        3,
     )
     return _results(o, outputs, len(tails), hidden, direction == "reverse")
 
 
 # Activation → ONNX operator and attributes, for recurrences that are written out.
 _OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
-    "sigmoid": ("Sigmoid", {}), "tanh": ("Tanh", {}), "relu": ("Relu", {}), "linear": ("Identity", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "relu": ("Relu", {}),
+    "linear": ("Identity", {}),
     "hard_sigmoid": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
-    "sigmoid_hard": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), "scaled_tanh": ("Tanh", {}),
+    "sigmoid_hard": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
+    "scaled_tanh": ("Tanh", {}),
 }
 
 
@@ -128,9 +139,7 @@ def _clipped_lstm(o: Call, direction: str, tails: Sequence[str], names: Sequence
     if unknown:
         raise Unsupported(f"activation '{unknown[0]}' is none of {', '.join(_OPERATORS)}")
     results = [_scan(o, k, tail, names, direction) for k, tail in enumerate(tails)]
-    last, cell, sequence = (
-        p[0] if len(p) == 1 else o.b.op("Concat", *p, axis=-1) for p in zip(*results, strict=True)
-    )
+    last, cell, sequence = (p[0] if len(p) == 1 else o.b.op("Concat", *p, axis=-1) for p in zip(*results, strict=True))
     return [sequence if o.flag("output_sequence") else o.b.op("Unsqueeze", last, o.b.ints([0])), last, cell]
 
 
@@ -166,7 +175,10 @@ def _scan(o: Call, index: int, tail: str, names: Sequence[str], direction: str) 
     body = ir.Graph(step, outputs, nodes=inner.nodes, name=b.names.fresh(f"{o.name}.scan"))
     backwards = int(direction == "reverse" or index == 1)
     attributes = {
-        "body": body, "num_scan_inputs": 1, "scan_input_directions": [backwards], "scan_output_directions": [index],
+        "body": body,
+        "num_scan_inputs": 1,
+        "scan_input_directions": [backwards],
+        "scan_output_directions": [index],
     }
     return b.nodes_of("Scan", [state, cell, gates], attributes, 3)
 
@@ -181,10 +193,15 @@ def gru(o: Call) -> Result:
     outputs = o.b.nodes_of(
         "GRU",
         [
-            o.value(), _gates(o, ["weight_ih"], order, 3), _gates(o, ["weight_hh"], order, 3),
-            _biases(o, biases, order, 3, hidden), None, _state(o, "initial_h", 1, hidden),
+            o.value(),
+            _gates(o, ["weight_ih"], order, 3),
+            _gates(o, ["weight_hh"], order, 3),
+            _biases(o, biases, order, 3, hidden),
+            None,
+            _state(o, "initial_h", 1, hidden),
         ],
-        {"hidden_size": hidden, "direction": direction, "linear_before_reset": int(after), **_activations(names, 1)}, 2,
+        {"hidden_size": hidden, "direction": direction, "linear_before_reset": int(after), **_activations(names, 1)},
+        2,
     )
     return _results(o, outputs, 1, hidden, direction == "reverse")
 
@@ -195,9 +212,14 @@ def rnn(o: Call) -> Result:
     outputs = o.b.nodes_of(
         "RNN",
         [
-            o.value(), _gates(o, ["weight_ih"], (0,), 1), _gates(o, ["weight_hh"], (0,), 1),
-            _biases(o, [("bias", "")], (0,), 1, hidden), None, _state(o, "initial_h", 1, hidden),
+            o.value(),
+            _gates(o, ["weight_ih"], (0,), 1),
+            _gates(o, ["weight_hh"], (0,), 1),
+            _biases(o, [("bias", "")], (0,), 1, hidden),
+            None,
+            _state(o, "initial_h", 1, hidden),
         ],
-        {"hidden_size": hidden, "direction": direction, **_activations([o.text("activation", "tanh")], 1)}, 2,
+        {"hidden_size": hidden, "direction": direction, **_activations([o.text("activation", "tanh")], 1)},
+        2,
     )
     return _results(o, outputs, 1, hidden, direction == "reverse")

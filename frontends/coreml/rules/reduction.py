@@ -8,9 +8,14 @@ from ..call import Call, Result, rule
 from ..graph import FLOAT, INT32, INT64
 
 _REDUCE = {
-    "reduce_l1_norm": "ReduceL1", "reduce_l2_norm": "ReduceL2", "reduce_log_sum": "ReduceLogSum",
-    "reduce_log_sum_exp": "ReduceLogSumExp", "reduce_mean": "ReduceMean", "reduce_prod": "ReduceProd",
-    "reduce_sum": "ReduceSum", "reduce_sum_square": "ReduceSumSquare",
+    "reduce_l1_norm": "ReduceL1",
+    "reduce_l2_norm": "ReduceL2",
+    "reduce_log_sum": "ReduceLogSum",
+    "reduce_log_sum_exp": "ReduceLogSumExp",
+    "reduce_mean": "ReduceMean",
+    "reduce_prod": "ReduceProd",
+    "reduce_sum": "ReduceSum",
+    "reduce_sum_square": "ReduceSumSquare",
 }
 _EXACT_REDUCE = {"reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 
