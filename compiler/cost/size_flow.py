@@ -11,8 +11,7 @@ import onnx_ir as ir
 from ..dims import Dim
 from ..graph import attr
 from . import bounds
-from .size_rules import Rule
-from .size_types import Sized
+from .size_rules import Rule, Sized
 
 if TYPE_CHECKING:
     from .sizes import Sizes

@@ -16,11 +16,12 @@ from .. import ops
 from ..dims import Dim
 from ..graph import attr
 from . import bounds
-from .size_types import Sized
 
 if TYPE_CHECKING:
     from .sizes import Sizes
 
+Sized = list[Dim | None] | None
+"""Dimensions, None for those that a rule can't tell; None for an unknown rank."""
 Rule = Callable[["Sizes", ir.Node], Sequence[Sized] | None]
 
 

@@ -16,8 +16,7 @@ from .. import dims as d
 from ..dims import Dim
 from ..graph import attr
 from . import bounds
-from .size_rules import Rule, broadcast, given, join, numbers, sizes_of
-from .size_types import Sized
+from .size_rules import Rule, Sized, broadcast, given, join, numbers, sizes_of
 
 if TYPE_CHECKING:
     from .sizes import Sizes

@@ -18,7 +18,7 @@ from ..dims import Dim
 from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
 from . import bounds, size_elements, size_flow, size_rules, size_windows
-from .size_types import TYPES, Sized
+from .size_rules import Sized
 
 STANDARD = frozenset({"", "ai.onnx"})
 _KINDS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
@@ -30,25 +30,21 @@ RULES = size_rules.RULES | size_windows.RULES | size_flow.RULES
 class Sizes(ShapeValues):
     """The dimensions and small integer contents of every value of a model, sub-graphs included.
 
+    Element types must have been inferred. A call of a local function is as large as the model declares: see `flatten`.
+
     Attributes:
         symbols: each free size that polynomials are in → where it is read off: {"T": "input 'ids', axis 1"}. Those that
             only a run can tell begin with '#', and are named after the value and axis.
         limits: the most that such a size can be, where that is known.
         why: values of unknown rank → the reason.
-        graph: what is sized: the main graph, or the body of a function.
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self.model = model
-        self.graph: ir.Graph | ir.Function = model.graph
         self.found: dict[ir.Value, Elements] = {}
         self.symbols: dict[str, str] = {}
         self.limits: dict[str, Dim] = {}
         self.why: dict[ir.Value, str] = {}
         self._dims: dict[ir.Value, list[Dim] | None] = {}
-        self._types: dict[ir.Value, ir.DataType] = {}
-        self._outer: dict[ir.Value, tuple[Sizes, ir.Value]] = {}
-        self._calls: dict[ir.Node, Sizes] = {}
         for value in model.graph.inputs:
             self._dims[value] = self._declared(value, trusted=True)
         self.visit(model.graph)
@@ -70,13 +66,9 @@ class Sizes(ShapeValues):
         found = self.dims(value)
         return None if found is None else d.product(found)
 
-    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
-        """The element type, in the bodies of functions as well, or None."""
-        return None if value is None else value.dtype or self._types.get(value)
-
     def nbytes(self, value: ir.Value | None) -> Dim | None:
         """The bytes of a value, packed types rounded up to whole bytes; None for an unknown rank or type."""
-        count, dtype = self.count(value), self.dtype(value)
+        count, dtype = self.count(value), None if value is None else value.dtype
         if count is None or dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
             return None
         return bounds.ceil_div(d.mul(count, dtype.bitwidth), 8)
@@ -87,18 +79,8 @@ class Sizes(ShapeValues):
         item = found.item() if found is not None and found.size == 1 else None
         return None if item is None or isinstance(item, bool) else item
 
-    def elements(self, value: ir.Value | None) -> Elements | None:
-        """The elements of a small integer or boolean tensor, as an array of its shape."""
-        if value in self._outer:
-            scope, outer = self._outer[value]
-            return scope.elements(outer)
-        return super().elements(value)
-
     def tensor(self, value: ir.Value | None) -> ir.TensorProtocol | None:
-        """The constant that a value holds, if it does; what a function is called with is looked up at its caller."""
-        if value in self._outer:
-            scope, outer = self._outer[value]
-            return scope.tensor(outer)
+        """The constant that a value holds, if it does."""
         if value is None:
             return None
         maker = value.producer()
@@ -106,13 +88,6 @@ class Sizes(ShapeValues):
             held = maker.attributes.get("value") if maker.op_type == "Constant" else None
             return None if held is None else held.value
         return graph.const_tensor(value)
-
-    def inside(self, node: ir.Node) -> Sizes:
-        """The sizes in the body of the local function that `node` calls, for this call: see its `graph`.
-
-        Raises KeyError where `node` calls none.
-        """
-        return self._calls[node]
 
     # --- what rules tell ---------------------------------------------------------------------------------------------
 
@@ -138,9 +113,6 @@ class Sizes(ShapeValues):
     def visit(self, nodes: Iterable[ir.Node]) -> None:
         """Work out what the nodes return, in their order."""
         for node in nodes:
-            if node.op_identifier() in self.model.functions:
-                self._call(node)
-                continue
             results = self._ask(node)
             for i, out in enumerate(node.outputs):
                 self._settle(node, out, results[i] if i < len(results) else None)
@@ -155,8 +127,6 @@ class Sizes(ShapeValues):
 
     def _settle(self, node: ir.Node, out: ir.Value, result: Sized) -> None:
         """Take over a rule's result; what it left open is what the model declares, else a symbol of its own."""
-        if out.type is None or out.dtype is None:
-            self._infer_type(node, out)
         if result is None:
             declared = self._declared(out)
             result = None if declared is None else [*declared]
@@ -200,58 +170,10 @@ class Sizes(ShapeValues):
             return list(value.const_value.shape.numpy())
         return self._declared(value)
 
-    def _infer_type(self, node: ir.Node, out: ir.Value) -> None:
-        found = TYPES.get(node.op_type, TYPES[""])(self, node, out) if node.domain in STANDARD else None
-        if found is not None:
-            self._types[out] = found
-
     def _is_followed(self, node: ir.Node) -> bool:
-        return bool(node.outputs) and self.dtype(node.outputs[0]) in _KINDS and node.op_type in size_elements.RULES
+        return bool(node.outputs) and node.outputs[0].dtype in _KINDS and node.op_type in size_elements.RULES
 
     def _follow(self, node: ir.Node) -> None:
         results: Any = size_elements.RULES[node.op_type](self, node)
         for out, array in zip(node.outputs, results if isinstance(results, list) else [results], strict=False):
             self.set_elements(out, array)
-
-    def _call(self, node: ir.Node) -> None:
-        body = _Body(self, node)
-        self._calls[node] = body
-        for out, inner in zip(node.outputs, body.graph.outputs, strict=False):
-            self._dims[out] = body.dims(inner)
-            if (dtype := body.dtype(inner)) is not None:
-                self._types[out] = dtype
-            self.set_elements(out, body.elements(inner))
-
-
-class _Body(Sizes):
-    """The sizes in the body of a local function, for one call of it."""
-
-    def __init__(self, caller: Sizes, node: ir.Node) -> None:
-        self.model = caller.model
-        self.graph = _with_attributes(caller.model.functions[node.op_identifier()], node)
-        self.found, self._dims, self._types, self._outer, self._calls = {}, {}, {}, {}, {}
-        self.symbols, self.limits, self.why = caller.symbols, caller.limits, caller.why
-        for inner, given in zip(self.graph.inputs, node.inputs, strict=False):
-            if given is not None:
-                self._outer[inner] = caller, given
-                self._dims[inner] = caller.dims(given)
-                if (dtype := caller.dtype(given)) is not None:
-                    self._types[inner] = dtype
-        self.visit(self.graph)
-
-
-def _with_attributes(function: ir.Function, call: ir.Node) -> ir.Function:
-    """The function, or a copy of it with the attributes of this call where its nodes refer to these."""
-    if not any(a.is_ref() for n in function.all_nodes() for a in n.attributes.values()):
-        return function
-    copy = function.clone()
-    for node in copy.all_nodes():
-        for name, a in list(node.attributes.items()):
-            if a.is_ref():
-                name_there = a.ref_attr_name or ""
-                given = call.attributes.get(name_there) or function.attributes.get(name_there)
-                if given is None or given.value is None:
-                    del node.attributes[name]
-                else:
-                    node.attributes[name] = ir.Attr(name, given.type, given.value)
-    return copy
