@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+
+CACHED = 1 << 16
+"""Sums and products of polynomials that are kept: a network has few sizes, and computes with them again and again."""
 
 Atom = str | tuple[object, ...]
 """A symbol's name, or an operation that polynomials can't express, such as ("div", a, b)."""
@@ -49,6 +53,11 @@ def add(a: Dim, b: Dim) -> Dim:
     """a + b"""
     if isinstance(a, int) and isinstance(b, int):
         return a + b
+    return _add(a, b)
+
+
+@lru_cache(CACHED)
+def _add(a: Dim, b: Dim) -> Dim:
     terms = _terms(a)
     for m, c in _terms(b).items():
         terms[m] = terms.get(m, 0) + c
@@ -59,6 +68,11 @@ def mul(a: Dim, b: Dim) -> Dim:
     """a · b"""
     if isinstance(a, int) and isinstance(b, int):
         return a * b
+    return _mul(a, b)
+
+
+@lru_cache(CACHED)
+def _mul(a: Dim, b: Dim) -> Dim:
     if a == 1 or b == 1:
         return b if a == 1 else a
     terms: dict[Monomial, int] = {}
@@ -86,6 +100,11 @@ def exact_div(a: Dim, b: Dim) -> Dim | None:
     """a / b if that is a polynomial with integer coefficients and b is one term, else None."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b if b and a % b == 0 else None
+    return _exact_div(a, b)
+
+
+@lru_cache(CACHED)
+def _exact_div(a: Dim, b: Dim) -> Dim | None:
     divisor = _terms(b)
     if len(divisor) != 1:
         return 1 if a == b else None

@@ -14,6 +14,7 @@ from . import modules
 from .arithmetic import work
 from .bounds import COUNTED
 from .flatten import flattened
+from .memory import memory
 from .node import Op, Unknown
 from .products import MACS, costlier, operator
 from .records import Analysis, Layer, Shape, Totals
@@ -53,6 +54,8 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
     found.warnings = counter.warnings
     found.totals = _totals(layers)
     found.totals.parameters, found.totals.bytes = parameters(model), weight_bytes(model)
+    found.memory = memory(flat, sizes)
+    found.totals.peak_activation_bytes = found.memory.peak
     return found
 
 
@@ -69,6 +72,7 @@ class _Counter:
         self.live = Liveness(model, sizes)
         self.traffic = Traffic(self.live)
         self.paths = modules.paths(model.graph)
+        self.counts: dict[ir.Value, Dim] = {}
         self.nodes: list[ir.Node] = []
         self.symbols: dict[str, str] = {}
         self.warnings: list[str] = []
@@ -100,7 +104,7 @@ class _Counter:
         )
         if runs != 0:
             try:
-                self._count(layer, Op(node, self.sizes))
+                self._count(layer, Op(node, self.sizes, self.counts))
             except Unknown as e:
                 layer.unknown = str(e)
         return layer

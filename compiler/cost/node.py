@@ -42,11 +42,13 @@ class Numbers:
 class Op:
     """A node and the sizes of its values. Every method raises Unknown for what is not known."""
 
-    __slots__ = ("inputs", "node", "outputs", "sizes")
+    __slots__ = ("counts", "inputs", "node", "outputs", "sizes")
 
-    def __init__(self, node: ir.Node, sizes: Measures) -> None:
+    def __init__(self, node: ir.Node, sizes: Measures, counts: dict[ir.Value, Dim] | None = None) -> None:
+        """With `counts`, elements are counted once for all nodes that share it."""
         self.node, self.sizes = node, sizes
         self.inputs, self.outputs = node.inputs, node.outputs
+        self.counts = {} if counts is None else counts
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value, or the default."""
@@ -74,13 +76,23 @@ class Op:
         """The dimensions of an output."""
         return self.shape(self.outputs[index])
 
+    def count(self, value: ir.Value) -> Dim:
+        """Elements of a value."""
+        found = self.counts.get(value)
+        if found is None:
+            found = self.counts[value] = d.product(self.shape(value))
+        return found
+
     def n_in(self, index: int = 0) -> Dim:
         """Elements of an input."""
-        return d.product(self.x(index))
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            raise Unknown(f"input {index} is missing")
+        return self.count(value)
 
     def n_out(self, index: int = 0) -> Dim:
         """Elements of an output."""
-        return d.product(self.y(index))
+        return self.count(self.outputs[index])
 
     def number(self, index: int) -> Dim:
         """The one integer that an input holds."""

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from .. import dims as d
 from ..dims import Dim
 from ..graph import const_tensor, subgraphs
-from .node import Op, Unknown, plus, times
+from .bounds import ceil_div
+from .node import Op, Unknown, plus
 from .walk import Liveness
 from .widths import bits, is_view
 
@@ -37,6 +38,7 @@ class Traffic:
     def __init__(self, live: Liveness) -> None:
         self.live = live
         self._stored: dict[ir.Value, frozenset[ir.Value]] = {}
+        self._held: dict[ir.Value, Dim] = {}
 
     def of(self, op: Op) -> tuple[Dim, Dim]:
         """Bytes read and written in one run of a node. Raises Unknown."""
@@ -58,7 +60,10 @@ class Traffic:
 
     def held(self, op: Op, value: ir.Value) -> Dim:
         """Bytes of a value between two operators."""
-        return _bytes(op, value, d.product(op.shape(value)))
+        found = self._held.get(value)
+        if found is None:
+            found = self._held[value] = _bytes(value, op.count(value))
+        return found
 
     def stored(self, op: Op, value: ir.Value) -> Dim:
         """Bytes of a constant, or of the constants that one is computed from when these are fewer."""
@@ -75,7 +80,7 @@ class Traffic:
         return min(total, written_out) if isinstance(written_out, int) and total else written_out
 
     def _picked(self, op: Op, value: ir.Value) -> Dim:
-        return _bytes(op, value, op.n_out())
+        return _bytes(value, op.n_out())
 
     def _sources(self, value: ir.Value) -> frozenset[ir.Value]:
         """The constants that a constant value is computed from."""
@@ -88,12 +93,10 @@ class Traffic:
         return found
 
 
-def _bytes(op: Op, value: ir.Value, count: Dim) -> Dim:
+def _bytes(value: ir.Value, count: Dim) -> Dim:
     width = bits(value)
     if width is None:
         raise Unknown(f"the element type of '{value.name}' is not known, or has no size")
-    total = times(count, width)
-    if isinstance(total, int):
-        return -(-total // 8)
-    whole = d.exact_div(total, 8)
-    return whole if whole is not None else d.div(d.add(total, 7), 8) or 0
+    if not width % 8:
+        return d.mul(count, width // 8)
+    return ceil_div(d.mul(count, width), 8)
