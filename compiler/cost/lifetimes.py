@@ -3,7 +3,7 @@
 Several values can be one buffer: a view (Reshape, Squeeze, Unsqueeze, Flatten, Identity) has the bytes of its source;
 what a rounding pair makes is held in the type that it rounds to, and so is the source where nobody else reads it. No
 activations are constants, what is computed from constants alone, and what is known once the shapes of the inputs are
-(the arithmetic of sizes). A local function counts as one operator.
+(the arithmetic of sizes). What no output depends on never runs. A local function counts as one operator.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import onnx_ir as ir
 
 from .. import dims as d
 from ..dims import Dim
-from ..graph import attr, is_const, subgraphs
-from ..ops import RESHAPE, is_random
+from ..graph import attr, subgraphs
 from ..rounding import pair_source
-from .ordering import Problem
 from .polynomial import evaluate, symbols
+from .problem import Problem
 from .sizes import Sizes
-
-VIEWS = RESHAPE | {"Identity"}
-"""Operators whose result has the bytes of their first input."""
+from .walk import Liveness, chosen
+from .widths import is_rounding, is_view
 
 
 @dataclass
@@ -90,11 +88,10 @@ def outer_reads(node: ir.Node) -> list[ir.Value]:
 class Builder:
     """Works out the lifetimes of one graph."""
 
-    def __init__(self, graph: ir.Graph, sizes: Sizes, numbers: Numbers) -> None:
-        self.graph, self.sizes, self.numbers = graph, sizes, numbers
+    def __init__(self, graph: ir.Graph, sizes: Sizes, numbers: Numbers, live: Liveness) -> None:
+        self.graph, self.sizes, self.numbers, self.live = graph, sizes, numbers, live
         self.nodes = list(graph)
         self.outputs = set(graph.outputs)
-        self.constant: dict[ir.Value, bool] = {}
         self.home: dict[ir.Value, ir.Value] = {}  # value → the one that stands for its buffer
         self.bits: dict[ir.Value, int] = {}
         self.free: set[ir.Node] = set()
@@ -111,35 +108,19 @@ class Builder:
 
     # --- values and their buffers
 
-    def _is_constant(self, value: ir.Value) -> bool:
-        known = self.constant.get(value)
-        if known is None:
-            known = self.constant[value] = is_const(value) or self._is_known(value)
-        return known
-
-    def _is_known(self, value: ir.Value) -> bool:
-        """Whether the elements follow from the shapes of the inputs."""
-        found = self.sizes.elements(value) if value.producer() is not None else None
-        return found is not None and all(x is not None for x in found.flat)
-
     def _own(self, value: ir.Value) -> None:
         self.home[value] = value
         self.bits[value] = value.dtype.bitwidth if value.dtype not in (None, ir.DataType.STRING) else 0
 
     def _place(self, node: ir.Node) -> None:
         """Give the outputs of `node` their buffers."""
+        if not self.live.runs(node):
+            self.free.add(node)
+            return
         read = [v for v in (outer_reads(node) if subgraphs(node) else node.inputs) if v is not None]
-        if self._folds(node, read):
-            self.constant.update(dict.fromkeys(node.outputs, True))
-            self.free.add(node)
-            return
-        self.constant.update((out, self._is_known(out)) for out in node.outputs)
-        if all(self.constant[out] for out in node.outputs):
-            self.free.add(node)
-            return
         self.reads[node] = [v for v in dict.fromkeys(read) if v in self.home]
         source = node.inputs[0] if node.inputs else None
-        view = source in self.home and node.domain == "" and (node.op_type in VIEWS or self._ends_pair(node))
+        view = source in self.home and (self._ends_pair(node) or (is_view(node) and not is_rounding(node)))
         for i, out in enumerate(node.outputs):
             if view and not i and source is not None:
                 self.home[out] = self.home[source]
@@ -148,17 +129,10 @@ class Builder:
         if view and len(self.reads[node]) == 1:
             self.free.add(node)
 
-    def _folds(self, node: ir.Node, read: list[ir.Value]) -> bool:
-        """Whether `node` computes from constants alone, so that it is worked out before anything runs."""
-        if subgraphs(node) or not all(self._is_constant(v) for v in read):
-            return False
-        return node.op_type == "Constant" or (bool(read) and not is_random(node))
-
     def _ends_pair(self, node: ir.Node) -> bool:
         """Whether `node` widens what a rounding pair has rounded. A graph output is handed out as it is declared."""
-        if node.op_type not in ("Cast", "DequantizeLinear") or node.outputs[0] in self.outputs:
-            return False
-        return pair_source(node) is not None
+        cast = node.op_type in ("Cast", "DequantizeLinear")
+        return cast and node.outputs[0] not in self.outputs and pair_source(node) is not None
 
     def _merge_rounded(self) -> None:
         """Hold in the small type what is only ever read to be rounded to it."""
@@ -200,7 +174,7 @@ class Builder:
             if value not in number:
                 number[value] = len(found.buffers)
                 found.buffers.append(self._buffer(value, found.unsized))
-        needs: dict[ir.Value, set[int]] = {}  # value → the operators that must have run
+        needs: dict[ir.Value, tuple[int, ...]] = {}  # value → the operators that must have run
         p = found.problem
         p.size = [self.numbers(b.bytes) for b in found.buffers]
         p.kept = [False] * len(found.buffers)
@@ -210,19 +184,20 @@ class Builder:
                 p.kept[number[self.home[value]]] = True
         for i, node in enumerate(self.nodes):
             read = self.reads.get(node, [])
-            before: set[int] = set().union(*(needs.get(v, ()) for v in read))
-            if node in self.free:
-                needs.update((out, before) for out in node.outputs)
-                continue
+            before = {op for v in read for op in needs.get(v, ())}
             op = len(found.ops)
+            makers = tuple(before) if node in self.free else (op,)
+            for out in node.outputs:
+                needs[out] = makers
+            if node in self.free:
+                continue
             found.ops.append(i)
             p.after.append(sorted(before))
             p.reads.append(list(dict.fromkeys(number[self.home[v]] for v in read)))
-            own = [v for v in node.outputs if not self.constant.get(v) and self.home.get(v) is v]
+            own = [v for v in node.outputs if self.home.get(v) is v]
             p.makes.append([number[v] for v in own])
             found.inside.append(self._inside(node, found.unsized))
             p.inside.append(self.numbers(found.inside[-1]))
-            needs.update((out, {op}) for out in node.outputs)
         return found
 
     def _buffer(self, value: ir.Value, unsized: list[str]) -> Buffer:
@@ -232,7 +207,7 @@ class Builder:
                 unsized.append(value.name)
             return Buffer(value, bits)
         total = d.mul(count, bits)
-        whole = d.exact_div(total, 8)
+        whole = -(-total // 8) if isinstance(total, int) else d.exact_div(total, 8)
         return Buffer(value, bits, whole if whole is not None else d.div(d.add(total, 7), 8) or 0)
 
     def _inside(self, node: ir.Node, unsized: list[str]) -> Dim:
@@ -240,12 +215,13 @@ class Builder:
 
         The results of a branch are the results of the If, and the last states those of the loop: they count once.
         """
-        graphs = subgraphs(node)
+        only = chosen(node) if node.op_type == "If" else None
+        graphs = [only] if only is not None else subgraphs(node)
         if not graphs:
             return 0
         bodies = []
         for graph in graphs:
-            inner = Builder(graph, self.sizes, self.numbers).build()
+            inner = Builder(graph, self.sizes, self.numbers, self.live).build()
             unsized += inner.unsized
             bodies.append(most(inner, self.numbers))
         largest = max(bodies, key=self.numbers)
@@ -272,7 +248,7 @@ def most(found: Lifetimes, numbers: Numbers) -> Dim:
 
 
 def walk(found: Lifetimes, order: Sequence[int]) -> list[Dim]:
-    """The bytes that are live while each operator of `order` runs, as polynomials; see ordering.steps."""
+    """The bytes that are live while each operator of `order` runs, as polynomials; see problem.steps."""
     p, sizes = found.problem, [b.bytes for b in found.buffers]
     left = p.readers()
     live: Dim = 0

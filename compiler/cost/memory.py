@@ -8,16 +8,19 @@ import onnx_ir as ir
 
 from ..dims import Dim
 from .lifetimes import Builder, Lifetimes, Numbers, outer_reads, walk
-from .ordering import least_memory, steps
+from .node import plus
+from .ordering import least_memory
 from .polynomial import symbols
+from .problem import steps
 from .records import Memory
 from .sizes import Sizes
+from .walk import Liveness
 
 TYPICAL_SIDE, TYPICAL_LENGTH = 224, 128
 """Sizes at which an order is chosen where a free dimension is not given: of an image's side, and of a sequence."""
 
 
-def memory(model: ir.Model, sizes: Sizes, at: Mapping[str, int] | None = None) -> Memory:
+def memory(model: ir.Model, sizes: Sizes, at: Mapping[str, int] | None = None, live: Liveness | None = None) -> Memory:
     """The live activations of one run of `model`, by liveness over an order of its nodes.
 
     A value is live from the node that makes it to the last one that reads it; an input from the start, an output to
@@ -28,24 +31,27 @@ def memory(model: ir.Model, sizes: Sizes, at: Mapping[str, int] | None = None) -
         sizes: of the model's values.
         at: sizes of symbols. The order is chosen for these, and for typical ones where they leave some out; the
             figures are polynomials in the symbols all the same.
+        live: which nodes run, where that is known already.
 
     Returns:
         Peaks in bytes, `optimal` where no order of the nodes has a lower peak at these sizes.
     """
     numbers = Numbers(typical(model, sizes) | dict(at or {}))
-    found = Builder(model.graph, sizes, numbers).build()
+    found = Builder(model.graph, sizes, numbers, live or Liveness(model, sizes)).build()
     given = list(range(len(found.ops)))
     order, optimal = least_memory(found.problem, given)
     used = {name for b in found.buffers for name in symbols(b.bytes)}
     result = Memory(optimal=optimal, at={s: numbers.at[s] for s in sorted(used)}, unsized=found.unsized)
     if not order:
-        result.order, result.live = list(range(len(found.nodes))), [0] * len(found.nodes)
+        held = plus(*(found.buffers[b].bytes for b in found.problem.start if found.problem.kept[b]))
+        result.peak = result.peak_given = held
+        result.order, result.live = list(range(len(found.nodes))), [held] * len(found.nodes)
         return result
-    live = walk(found, order)
+    alive = walk(found, order)
     worst = _worst(steps(found.problem, order))
-    result.peak, result.at_peak = live[worst], _at(found, order, worst)
+    result.peak, result.at_peak = alive[worst], _at(found, order, worst)
     result.peak_given = result.peak if order == given else walk(found, given)[_worst(steps(found.problem, given))]
-    result.order, result.live = _nodes(found, order, live)
+    result.order, result.live = _nodes(found, order, alive)
     return result
 
 

@@ -10,62 +10,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-BUDGET = 200_000
-"""Operators looked at by the exhaustive search, all pieces together: about a quarter of a second."""
+from .problem import Problem, steps
+from .search import Search
 
-
-@dataclass
-class Problem:
-    """Operators are numbered, and so are buffers.
-
-    Attributes:
-        after: for each operator, those that must have run before it.
-        reads, makes: for each operator, the buffers that it reads and those that it allocates; no buffer twice.
-        inside: for each operator, bytes live inside it while it runs.
-        size: the bytes of each buffer.
-        start: buffers that are live before the first operator.
-        kept: for each buffer, whether it stays when all its readers have run.
-        base: bytes that are live all the time.
-    """
-
-    after: list[list[int]]
-    reads: list[list[int]]
-    makes: list[list[int]]
-    inside: list[int]
-    size: list[int]
-    start: list[int]
-    kept: list[bool]
-    base: int = 0
-
-    def readers(self) -> list[int]:
-        """How many operators read each buffer."""
-        found = [0] * len(self.size)
-        for reads in self.reads:
-            for b in reads:
-                found[b] += 1
-        return found
-
-
-def live_start(p: Problem, left: Sequence[int]) -> int:
-    """Bytes live before the first operator; what nobody reads and nobody keeps is not held."""
-    return p.base + sum(p.size[b] for b in p.start if left[b] or p.kept[b])
-
-
-def steps(p: Problem, order: Sequence[int]) -> list[int]:
-    """Bytes that are live while each operator of `order` runs: what it reads, what it makes, and all else in use."""
-    left = p.readers()
-    live, found = live_start(p, left), []
-    for op in order:
-        live += sum(p.size[b] for b in p.makes[op])
-        found.append(live + p.inside[op])
-        for b in p.reads[op]:
-            left[b] -= 1
-            if not left[b] and not p.kept[b]:
-                live -= p.size[b]
-        live -= sum(p.size[b] for b in p.makes[op] if not left[b] and not p.kept[b])
-    return found
+BUDGET = 300_000
+"""Operators looked at by the exhaustive search, all pieces together: about a third of a second."""
 
 
 def least_memory(p: Problem, given: Sequence[int], budget: int = BUDGET) -> tuple[list[int], bool]:
@@ -183,7 +133,7 @@ def _order_piece(p: Problem, floor: int, budget: int) -> tuple[list[int], int, b
             best, peak = tried, reached
     if peak <= floor:
         return best, peak, True, 0
-    found, proven, used = search(p, floor, peak, budget)
+    found, proven, used = Search(p, floor, peak, budget).run()
     return (found, max(steps(p, found)), True, used) if found is not None else (best, peak, proven, used)
 
 
@@ -243,96 +193,3 @@ def _greedy(p: Problem, key: Key) -> list[int]:
                 turn[after] = len(order)
                 push(after)
     return order
-
-
-# --- exhaustive search -----------------------------------------------------------------------------------------------
-
-
-_Path = tuple[int, tuple[int, ...]]
-_State = tuple[int, int, int, int, int, int, tuple[int, ...]]
-
-
-def search(p: Problem, floor: int, ceiling: int, budget: int) -> tuple[list[int] | None, bool, int]:
-    """An order with the lowest peak, if one is below `ceiling`; whether that is certain; the budget used.
-
-    Dijkstra's algorithm over sets of operators that have run, the length of a path being its peak (at least `floor`).
-    What doesn't let the live bytes grow and stays below the path's peak is run at once: running it earlier can't hurt,
-    for whatever comes between finds no more live than before.
-    """
-    n = len(p.after)
-    after = [sum(1 << x for x in a) for a in p.after]
-    then: list[list[int]] = [[] for _ in range(n)]
-    for op in range(n):
-        for before in p.after[op]:
-            then[before].append(op)
-    readers = [0] * len(p.size)
-    for op in range(n):
-        for b in p.reads[op]:
-            readers[b] |= 1 << op
-    made = [sum(p.size[b] for b in m) + inside for m, inside in zip(p.makes, p.inside, strict=True)]
-    stays = [sum(p.size[b] for b in m if readers[b] or p.kept[b]) for m in p.makes]
-    frees = [[(readers[b], p.size[b]) for b in reads if not p.kept[b]] for reads in p.reads]
-    everything, used = (1 << n) - 1, 0
-    price = 1 + n // 100  # sets of many operators are long numbers
-    roots = sum(1 << op for op in range(n) if not after[op])
-    # peak, -(number run), run, live, ready to run, the path so far, what comes after it
-    heap: list[_State] = [(floor, 0, 0, live_start(p, readers), roots, -1, ())]
-    paths: list[_Path] = []
-    seen: set[int] = set()
-    while heap:
-        peak, _, run, live, ready, path, part = heapq.heappop(heap)
-        if run in seen:
-            continue
-        trail = list(part)
-        while True:
-            choices = []
-            rest = ready
-            while rest:
-                bit = rest & -rest
-                rest ^= bit
-                op = bit.bit_length() - 1
-                used += price
-                highest = live + made[op]
-                if highest >= ceiling:
-                    continue
-                now = run | bit
-                grown = live + stays[op] - sum(s for r, s in frees[op] if not r & ~now)
-                if grown <= live and highest <= peak:
-                    choices = [(op, now, grown, peak)]
-                    break
-                choices.append((op, now, grown, max(peak, highest)))
-            else:
-                break
-            op, run, live, _ = choices[0]
-            trail.append(op)
-            ready = _ready(ready, op, run, then, after)
-        if used > budget:
-            return None, False, used
-        if run in seen:
-            continue
-        seen.add(run)
-        paths.append((path, tuple(trail)))
-        if run == everything:
-            return _walk(paths), True, used
-        for op, now, grown, highest in choices:
-            if now not in seen:
-                waiting = _ready(ready, op, now, then, after)
-                heapq.heappush(heap, (highest, -now.bit_count(), now, grown, waiting, len(paths) - 1, (op,)))
-    return None, True, used
-
-
-def _ready(ready: int, op: int, run: int, then: Sequence[Sequence[int]], after: Sequence[int]) -> int:
-    ready &= ~(1 << op)
-    for x in then[op]:
-        if not after[x] & ~run:
-            ready |= 1 << x
-    return ready
-
-
-def _walk(paths: Sequence[_Path]) -> list[int]:
-    """The operators along the last path, from the first."""
-    parts, at = [], len(paths) - 1
-    while at >= 0:
-        at, part = paths[at]
-        parts.append(part)
-    return [op for part in reversed(parts) for op in part]
