@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from .errors import UsageError
-from .passbase import Pass
+from .passbase import Pass, split_specs
 from .plugins import find_pass
 from .targets import OPSET, Target
 
 # What lowering needs: one way to write a constant, and shapes that are numbers.
 PREPARE = ("canonicalize", "fold-constants", "fold-shapes", "remove-dead-code")
 
+# Before patterns are looked for: no node between those of a pattern, one value for what is computed twice, and no
+# reader but those that count.
 CLEAN = (
     "remove-no-ops",
     "simplify-casts",
     "simplify-reshapes",
     "simplify-transposes",
     "fold-constants",
-    "fold-shapes",
     "merge-common-subexpressions",
     "remove-dead-code",
 )
@@ -43,8 +44,15 @@ FOLD = (
     "fuse-gemm",
 )
 
+# What fusing and folding leave: transposes that meet now, constants and computations that have become alike, dead ones.
+TIDY = (
+    "simplify-transposes",
+    "merge-common-subexpressions",
+    "remove-dead-code",
+)
+
 O0 = PREPARE
-O1 = (*PREPARE, *CLEAN, *RECOGNISE, *FOLD, *CLEAN)
+O1 = (*PREPARE, *CLEAN, *RECOGNISE, *FOLD, *TIDY)
 O2 = (*O1, "round-weights{bits=8}", "pack-weights")
 # Searching for the most compression that a budget allows comes on top of O2 as its passes appear.
 O3 = O2
@@ -67,9 +75,8 @@ def precision_of(level: str, target: Target, precision: str | None) -> str:
     return precision or ("fp16" if level in LOSSY_LEVELS and target.float16 else "fp32")
 
 
-# What an older opset lacks is written out; the new constants are then alike in all layers.
+# What an older opset lacks is written out, with axes that are computed; the constants are then alike in all layers.
 OLDER = ("fold-constants", "fold-shapes", "merge-common-subexpressions", "remove-dead-code")
-
 
 OPSETS = range(13, 29)
 """The opsets that `--opset` may name."""
@@ -97,8 +104,6 @@ def pipeline(
     Legalisation for a target, or an older opset, that has few operators comes last, and half precision before it.
     Raises UsageError for an unknown level.
     """
-    from .passbase import split_specs
-
     if level not in LEVELS:
         raise UsageError(f"unknown level '{level}'; choose one of {', '.join(LEVELS)}")
     specs = [*PREPARE, *split_specs(passes)] if passes is not None else list(LEVELS[level])
