@@ -109,7 +109,7 @@ def _iterate(
             sizes.set_elements(value, None)
         sizes.visit(body)
         then = [sizes.dims(v) for v in after]
-        if then == now:
+        if then == now or node.op_type == "Scan":  # a Scan's states keep their shapes
             break
         now = [_steady(sizes, node, v, a, b) for v, a, b in zip(inner, now, then, strict=True)]
     return [None if dims is None else list(dims) for dims in now]
@@ -125,8 +125,10 @@ def _steady(
     return [b if a == b else sizes.counted(value, i, why) for i, (a, b) in enumerate(zip(before, after, strict=True))]
 
 
-def _scan(sizes: Sizes, node: ir.Node) -> Sequence[Sized]:
+def _scan(sizes: Sizes, node: ir.Node) -> Sequence[Sized] | None:
     body: ir.Graph = attr(node, "body")
+    if len(body.inputs) != len(node.inputs):
+        return None  # Scan of opset 8 has an input more, and a batch axis.
     scanned = attr(node, "num_scan_inputs")
     states = len(node.inputs) - scanned
     axes = attr(node, "scan_input_axes") or [0] * scanned

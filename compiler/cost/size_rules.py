@@ -6,6 +6,7 @@ ONNX specification.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from .. import dims as d
 from .. import ops
-from ..dims import Dim
+from ..dims import Dim, Poly
 from ..graph import attr
 from . import bounds
 
@@ -321,14 +322,14 @@ def _pad(sizes: Sizes, node: ir.Node) -> Sequence[Sized] | None:
 
 def _range(sizes: Sizes, node: ir.Node) -> Sequence[Sized] | None:
     start, end, step = (_bound(sizes, v) for v in node.inputs)
-    if start is None or end is None or step is None or isinstance(step, float) or step == 0:
+    if start is None or end is None or step is None or step == 0:
         return [[None]]
-    if isinstance(start, float) or isinstance(end, float):
-        return [[None]]
-    if not isinstance(step, int):
-        return [[None]]
-    span = d.sub(end, start) if step > 0 else d.sub(start, end)
-    return [[bounds.maximum([bounds.ceil_div(span, abs(step)), 0])]]
+    if isinstance(start, Poly) or isinstance(end, Poly) or isinstance(step, Poly):
+        if not isinstance(step, int) or isinstance(start, float) or isinstance(end, float):
+            return [[None]]
+        span = d.sub(end, start) if step > 0 else d.sub(start, end)
+        return [[bounds.maximum([bounds.ceil_div(span, abs(step)), 0])]]
+    return [[max(math.ceil((end - start) / step), 0)]]
 
 
 def _bound(sizes: Sizes, value: ir.Value | None) -> Dim | float | None:
@@ -424,6 +425,28 @@ def _non_max_suppression(sizes: Sizes, node: ir.Node) -> Sequence[Sized]:
     return [[sizes.counted(node.outputs[0], 0, why, limit), 3]]
 
 
+def _image(sizes: Sizes, node: ir.Node) -> Sequence[Sized]:
+    why = f"how large the picture is that ImageDecoder '{node.name}' reads"
+    height, width = (sizes.counted(node.outputs[0], axis, why) for axis in (0, 1))
+    return [[height, width, 1 if attr(node, "pixel_format", "RGB") == "Grayscale" else 3]]
+
+
+def _string_split(sizes: Sizes, node: ir.Node) -> Sequence[Sized] | None:
+    dims = sizes.dims(node.inputs[0])
+    if dims is None:
+        return None
+    why = f"how many parts StringSplit '{node.name}' makes of the longest text"
+    return [[*dims, sizes.counted(node.outputs[0], len(dims), why)], _plain(dims)]
+
+
+def _string_normalizer(sizes: Sizes, node: ir.Node) -> Sequence[Sized] | None:
+    dims = sizes.dims(node.inputs[0])
+    if dims is None or not attr(node, "stopwords"):
+        return [_plain(dims)]
+    why = f"how many words StringNormalizer '{node.name}' keeps"
+    return [[*dims[:-1], sizes.counted(node.outputs[0], len(dims) - 1, why, bounds.maximum([dims[-1], 1]))]]
+
+
 def _attribute_shape(_: Sizes, node: ir.Node) -> Sequence[Sized]:
     return [list(attr(node, "shape"))]
 
@@ -493,6 +516,7 @@ RULES: dict[str, Rule] = {
     "Gather": _gather,
     "GatherElements": _like(1),
     "GatherND": _gather_nd,
+    "ImageDecoder": _image,
     "LayerNormalization": _layer_norm,
     "Multinomial": _multinomial,
     "NonMaxSuppression": _non_max_suppression,
@@ -506,6 +530,8 @@ RULES: dict[str, Rule] = {
     "SpaceToDepth": _depth_to_space,
     "Split": _split,
     "Squeeze": _squeeze,
+    "StringNormalizer": _string_normalizer,
+    "StringSplit": _string_split,
     "Tile": _tile,
     "TopK": _top_k,
     "Transpose": _transpose,
