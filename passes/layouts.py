@@ -36,6 +36,7 @@ class Leaf:
     repeated: bool = False
 
     def leaves(self) -> Iterator[Leaf]:
+        """The atomic axes that this one is made of by now, outermost first."""
         if self.parts:
             for part in self.parts:
                 yield from part.leaves()
@@ -43,6 +44,7 @@ class Leaf:
             yield self
 
     def split(self, outer: int, inner: int) -> None:
+        """Cut into two of these sizes."""
         self.parts = [Leaf(outer), Leaf(inner)]
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..compiler.graph import initializer, insert_before, nodes
 from ..compiler.passbase import Context, Pass
-from . import grid
+from . import weight_grid as grid
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from ..compiler import graph
 from ..compiler.passbase import Context, Pass
-from .nested import NESTED
 from .no_op_rules import RULES
+from .repeated import REPEATED
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class RemoveNoOps(Pass):
 
     before:  a = Add(x, 0); b = Dropout(a); c = Reshape(b, [2, 3]); y = Relu(c)      (x is float[2,3])
     after:   y = Relu(x)
+
+    A Concat of Concats, and a Slice of a Slice along other axes, become one.
 
     That it is so follows from constants, known shapes (the same number, or the same symbol), known types and the range
     of what an operator returns. An Identity from a model input, or from a constant, to a model output has to stay.
@@ -29,8 +31,8 @@ class RemoveNoOps(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         count = 0
         for node in graph.nodes(model):
-            if node.op_type in NESTED and node.domain == "":
-                count += NESTED[node.op_type](model.graph, node)
+            if node.op_type in REPEATED and node.domain == "":
+                count += REPEATED[node.op_type](model.graph, node)
             rule = RULES.get(node.op_type) if node.domain == "" else None
             source = rule(node) if rule is not None else None
             if source is not None and _bypass(node, source):

@@ -13,7 +13,7 @@ from ..compiler.passbase import Context, Pass
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
 from ..compiler.weights import release, release_tensor
-from . import grid
+from . import weight_grid as grid
 from .noise_search import budget, decibels, noise_power, search
 
 Tensors = Mapping[str, ir.TensorProtocol]

@@ -13,7 +13,7 @@ from ..compiler.passbase import Context, Pass
 from ..compiler.shape_values import ShapeValues
 from .rearrange import VIEWS, Rearrangement, apply
 from .row_wise import meet
-from .sink import SINKABLE, sink
+from .sink_transposes import SINKABLE, sink
 from .view_steps import LONGEST, Step, constant_targets, dying, replace_by
 
 

@@ -14,7 +14,7 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.graph import nodes, users
 from edgec.compiler.numerics import difference
 from edgec.compiler.plugins import find_pass
-from edgec.passes import grid
+from edgec.passes import weight_grid as grid
 from edgec.passes.pack_weights import PackWeights
 from edgec.passes.round_activations import RoundActivations
 from edgec.passes.round_weights import RoundWeights

@@ -1,4 +1,4 @@
-"""Nodes that go on where the same operator before them left off: Concat of Concat, Slice of Slice."""
+"""The same operator twice in a row, as one: Concat of Concat, Slice of Slice."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _merge_slices(main: ir.Graph, node: ir.Node) -> int:
     return 1
 
 
-NESTED: dict[str, Callable[[ir.Graph, ir.Node], int]] = {"Concat": _flatten_concat, "Slice": _merge_slices}
+REPEATED: dict[str, Callable[[ir.Graph, ir.Node], int]] = {"Concat": _flatten_concat, "Slice": _merge_slices}
 """Merges a node with the same operator before it; returns the number of rewrites."""
