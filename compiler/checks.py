@@ -124,8 +124,9 @@ def unknown_operators(missing: Sequence[Missing], source: object = "") -> Unsupp
 def check_weights(model: ir.Model) -> None:
     """Raise ModelError, naming initializer and user, where a weight holds NaN or infinity. Reads every weight once."""
     for graph in graphs(model):
-        for value in graph.initializers.values():
-            tensor = value.const_value
+        constants = [n.outputs[0] for n in graph if n.op_type == "Constant"]
+        for value in (*graph.initializers.values(), *constants):
+            tensor = ir.convenience.get_const_tensor(value)
             if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < 16:
                 continue
             nans, infs = _non_finite(tensor.numpy())

@@ -213,6 +213,9 @@ def _show(o: argparse.Namespace, found: Any) -> None:
         report_terminal.print_summary(found, _console(), verbose=bool(o.verbose), times=o.time_passes)
     elif o.time_passes:
         report_terminal.print_times(found, _console())
+    if o.quiet and not o.json:
+        for record in (r for r in found.passes if r.status == "undone"):
+            _say(f"edgec: pass {record.spec} was undone: {record.why}; see {record.reproducer}")
 
 
 def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: argparse.Namespace) -> int:

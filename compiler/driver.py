@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from .compilation import Clock, Compilation, Hooks
 from .cost import stats
 from .cost.records import Analysis
 from .data import Samples
-from .errors import Missing, UsageError, VerifyFailed
+from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
@@ -106,10 +107,10 @@ def compile(
     )
     scratch = Scratch(_path(workdir))
     try:
-        with clock("load"):
+        with clock("load"), _naming(source):
             model = _load_for(where, source, shapes)
             h.loaded(model)
-        with clock("reference"):
+        with clock("reference"), _naming(source):
             ref = Reference.of(model, inputs, verify)
         report = Report(_name(source), level=level, target=where.name, precision=kind, seconds=clock.seconds)
         _describe(report, model, ref, source)
@@ -208,6 +209,17 @@ def _load_for(where: Target, source: Source, shapes: Shapes | None) -> ir.Model:
     check_weights(model)
     release(model)
     return model
+
+
+@contextlib.contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Whatever is said against the model as it was given says which model."""
+    try:
+        yield
+    except ModelError as e:
+        if not isinstance(source, str | Path) or str(source) in str(e):
+            raise
+        raise ModelError(f"{source}: {e}") from e
 
 
 def _describe(report: Report, model: ir.Model, ref: Reference, source: Source) -> None:

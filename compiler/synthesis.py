@@ -98,7 +98,7 @@ def _checked(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
         if name in shapes:
             result[name] = tuple(shapes[name])
         elif dims is None:
-            raise ModelError(f"input '{name}' has no declared shape; give it with --shape {name}:… or --inputs")
+            raise UsageError(f"input '{name}' has no declared shape; give it with --shape {name}:… or --inputs")
         else:
             result[name] = tuple(fixed.get(d, d) if isinstance(d, str) else d for d in dims)
     return result

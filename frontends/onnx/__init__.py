@@ -125,7 +125,10 @@ def _external_file(location: str, path: Path, who: str) -> Path:
     folder = path.absolute().parent
     if not location or Path(location).is_absolute() or "\\" in location or "\0" in location:
         raise ModelError(f"{path}: {who} points to '{location}': external data must be a relative path")
-    real = (folder / location).resolve()
+    try:
+        real = (folder / location).resolve()
+    except (OSError, RuntimeError) as e:  # A RuntimeError, where links go round in circles.
+        raise ModelError(f"{path}: the weights file '{location}' ({who}) can't be followed: {e}") from e
     climbs = Path(os.path.normpath(location)).is_relative_to(os.pardir)
     if climbs or not (real.is_relative_to(folder.resolve()) or real.parent == path.resolve().parent):
         raise ModelError(f"{path}: {who} points outside the model's folder, to '{location}'. Refused.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Container, Iterator, MutableSequence, Sequence
+from collections.abc import Container, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any
 
 import onnx
@@ -60,6 +60,7 @@ def _nodes(nodes: Any, given: Container[str], outputs: Sequence[str], where: str
                 raise ModelError(f"{_called(node)} makes '{name}', which {_called(makers[name])} makes already")
             makers[name] = node
         names[node.name] += 1
+    _require_text(nodes, makers, names)
     if not ordered:
         _sort(nodes, makers, given)
     if lost := [n for n in outputs if n not in makers and n not in given]:
@@ -69,6 +70,13 @@ def _nodes(nodes: Any, given: Container[str], outputs: Sequence[str], where: str
     for node in nodes:
         for graph in _graphs(node):
             _graph(graph, _Names(set(makers), given))
+
+
+def _require_text(nodes: Sequence[onnx.NodeProto], *names: Mapping[str, object]) -> None:
+    """Names that are not UTF-8 arrive as bytes: somebody's disk or line has changed them."""
+    for name in (n for found in ({n.op_type: 0 for n in nodes}, *names) for n in found):
+        if not isinstance(name, str):
+            raise ModelError(f"{name!r} is no name, but bytes that are no text: the file is damaged")
 
 
 def _sort(nodes: MutableSequence[onnx.NodeProto], makers: dict[str, onnx.NodeProto], given: Container[str]) -> None:

@@ -270,12 +270,37 @@ def test_wrong_shapes(shape: str, message: str, model: Path, tmp_path: Path) -> 
     refuse(run("net.onnx", "--shape", shape, cwd=tmp_path), 2, message, tmp_path, "net.onnx")
 
 
+@pytest.mark.parametrize("held", ["initializer", "Constant"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_no_numbers(bad: float, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers(bad: float, held: str, tmp_path: Path) -> None:
     weight = tensor(8, 3, 3, 3)
     weight[3, 1, 0, 0] = bad
-    onnx.save(conv_model(weight=weight), tmp_path / "nan.onnx")
-    refuse(run("nan.onnx", cwd=tmp_path), 1, "'w'", tmp_path, "nan.onnx")
+    proto = conv_model(weight=weight)
+    if held == "Constant":
+        kept = [t for t in proto.graph.initializer if t.name != "w"]
+        proto.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weight)))
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)
+    onnx.save(proto, tmp_path / "nan.onnx")
+    refuse(run("nan.onnx", cwd=tmp_path), 1, "nan.onnx: weight 'w' of Conv 'conv'", tmp_path, "nan.onnx")
+
+
+def test_what_onnxruntime_refuses_is_said_with_the_file(tmp_path: Path) -> None:
+    proto = conv_model()
+    proto.graph.node[1].attribute.append(helper.make_attribute("bogus", 3))
+    onnx.save(proto, tmp_path / "odd.onnx")
+    refuse(run("odd.onnx", cwd=tmp_path), 1, "odd.onnx: ", tmp_path, "odd.onnx")
+
+
+def test_a_pass_that_was_undone_is_named_even_when_quiet(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from dataclasses import dataclass\nfrom edgec import Pass\n\n\n"
+        "@dataclass(frozen=True)\nclass Odd(Pass):\n    name = 'odd'\n\n"
+        "    def run(self, model, ctx):\n        raise KeyError('boom')\n"
+    )
+    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O0", "-q", "--pass", "./odd.py:Odd", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == ""
+    assert done.stderr == "edgec: pass odd was undone: KeyError: 'boom'; see edgec-reproduce-odd\n"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,24 @@ def test_shuffled_nodes_compute_the_same(seed: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs_of(found, feeds)["y"], feeds["x"] - np.exp(feeds["x"]), rtol=1e-6)
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    data = model([Node("Relu", ["x"], ["middle"]), Node("Neg", ["middle"], ["y"])]).SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(data.replace(b"middle", b"mid\xffle"))
+    with pytest.raises(edgec.ModelError, match=r"m.onnx: b'mid\\xffle' is no name"):
+        edgec.load(tmp_path / "m.onnx")
+
+
+def test_weights_behind_links_that_go_round(tmp_path: Path) -> None:
+    proto = model([Node("Add", ["x", "w"], ["y"])])
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 3], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="w.bin")
+    proto.graph.initializer.append(weight)
+    onnx.save(proto, tmp_path / "m.onnx")
+    (tmp_path / "w.bin").symlink_to("w.bin")
+    with pytest.raises(edgec.ModelError, match=r"'w.bin' \(initializer 'w'\) can't be followed"):
+        edgec.load(tmp_path / "m.onnx")
+
+
 def test_what_is_in_order_stays_as_it_is() -> None:
     proto = model([Node("Relu", ["x"], ["a"]), Node("Clip", ["a", "", ""], ["y"])])
     before = proto.SerializeToString()
