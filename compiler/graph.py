@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from .weights import Scratch
 
+GRAPH, GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
+
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph, then every sub-graph of If, Loop and Scan, outermost first."""
@@ -20,8 +22,9 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
 def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
     yield graph
     for node in graph:
-        for inner in subgraphs(node):
-            yield from _nested(inner)
+        if node.attributes.data:  # half of all nodes have none
+            for inner in subgraphs(node):
+                yield from _nested(inner)
 
 
 def nodes(model: ir.Model, *op_types: str) -> Iterator[ir.Node]:
@@ -31,8 +34,9 @@ def nodes(model: ir.Model, *op_types: str) -> Iterator[ir.Node]:
     """
     wanted = frozenset(op_types)
     for graph in list(graphs(model)):
-        for node in list(graph):
-            if node.graph is not None and (not wanted or (node.op_type in wanted and node.domain == "")):
+        found = list(graph) if not wanted else [n for n in graph if n.op_type in wanted and n.domain == ""]
+        for node in found:
+            if node.graph is not None:
                 yield node
 
 
@@ -233,9 +237,10 @@ def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs in the node's attributes (If, Loop, Scan, SequenceMap)."""
     found: list[ir.Graph] = []
     for a in node.attributes.data.values():  # `.data`: what the mapping around it does for each item takes long
-        if a.type == ir.AttributeType.GRAPH:
+        kind = a.type
+        if kind is GRAPH:
             found.append(a.as_graph())
-        elif a.type == ir.AttributeType.GRAPHS:
+        elif kind is GRAPHS:
             found.extend(a.as_graphs())
     return found
 

@@ -18,7 +18,6 @@ from .numerics import Meter
 from .operators import probe
 from .records import Proof, Report
 from .reference import Reference
-from .rounding import strip_rounding
 from .session import Session
 from .verify import Comparison, compare_outputs, named_by_size, tolerance
 from .weights import release
@@ -104,8 +103,8 @@ def prove(
     samples, other = reference.samples, reference.other
     feeds = samples.first
     runs = (feeds, other.inputs) if other is not None else (feeds,)
-    base = _run(strip_rounding(model), runs)
-    got = _run(strip_rounding(lifted), runs, *names, like=base)
+    base = _run(model, runs)
+    got = _run(lifted, runs, *names, like=base)
     proof.exact = compare_outputs(base, got)
     if not proof.exact.within(EXACT_TOLERANCE):
         proof.exact_tolerance = tolerance(model, runs, base, EXACT_TOLERANCE)
@@ -145,8 +144,11 @@ def _run(
     outputs: Mapping[str, str] | None = None,
     like: Outputs | None = None,
 ) -> dict[str, np.ndarray]:
-    """One session, after which nothing of the model stays in memory. Runs after the first are named by their sizes."""
-    side = _Side(Session(model), model, inputs or {}, outputs or {})
+    """What `model` computes when nothing is rounded. Runs after the first are named by their sizes.
+
+    It is one session, after which nothing of the model stays in memory.
+    """
+    side = _Side(Session(model, exact=True), model, inputs or {}, outputs or {})
     found = side.run(runs[0], like)
     for feeds in runs[1:]:
         found |= named_by_size(side.run(feeds), feeds)

@@ -9,6 +9,7 @@ model.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -105,6 +106,44 @@ def is_stored_half(node: ir.Node) -> bool:
 def pairs(model: ir.Model) -> Iterable[ir.Node]:
     """The last node of every rounding pair, in all graphs."""
     return [n for n in nodes(model, "Cast", "DequantizeLinear") if is_pair(n)]
+
+
+@dataclass
+class Exact:
+    """How to read a model as if nothing were rounded, without a clone of it, which takes longer than a small run.
+
+    Attributes:
+        stands_for: what a rounding pair makes → what it rounds, through chains of pairs.
+        gone: the nodes of the pairs, as far as only pairs read them.
+        copies: nodes that make a graph output and are an Identity of this value.
+    """
+
+    stands_for: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    gone: set[ir.Node] = field(default_factory=set)
+    copies: dict[ir.Node, ir.Value] = field(default_factory=dict)
+
+
+def exactly(model: ir.Model) -> Exact:
+    """What to leave out of `model` so that it computes exactly. Stored weights stay as they are."""
+    exact = Exact()
+    starts: dict[ir.Node, None] = {}
+    for last in pairs(model):
+        source, out = pair_source(last), last.outputs[0]
+        assert source is not None
+        source = exact.stands_for.get(source, source)
+        exact.stands_for[out] = source
+        if out.is_graph_output():
+            exact.copies[last] = source
+        else:
+            exact.gone.add(last)
+        first = producer(last.inputs[0])
+        assert first is not None
+        starts[first] = None
+    for first in starts:
+        made = first.outputs[0]
+        if not made.is_graph_output() and all(n in exact.gone or n in exact.copies for n, _ in made.uses()):
+            exact.gone.add(first)
+    return exact
 
 
 def has_rounding(model: ir.Model) -> bool:

@@ -14,8 +14,9 @@ import onnx.inliner
 import onnx_ir as ir
 
 from .errors import ModelError
-from .graph import nodes
-from .protos import PLACE, bare_proto, is_big
+from .graph import nodes, subgraphs
+from .protos import PLACE, ROUNDED, bare_proto, is_big, nowhere
+from .rounding import exactly
 
 NO_KERNEL = ("Attention", "CastLike")
 """Operators that onnxruntime 1.32 has no kernel for at the pinned opset; CastLike is in the definition of Attention."""
@@ -65,13 +66,14 @@ def slim_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorPro
 class Session:
     """An onnxruntime session for an IR model, on the CPU, with onnxruntime's own optimisations off.
 
+    With `exact`, nothing is rounded: the model runs without its rounding pairs.
     Weights are passed by reference, so the model's tensors must outlive the session (it keeps them).
     """
 
-    def __init__(self, model: ir.Model, *, threads: int = 0) -> None:
+    def __init__(self, model: ir.Model, *, threads: int = 0, exact: bool = False) -> None:
         import onnxruntime as ort
 
-        proto, tensors = _runnable(model)
+        proto, tensors = _runnable(model, exact)
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
@@ -119,14 +121,16 @@ class Session:
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
 
 
-def _runnable(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+def _runnable(model: ir.Model, exact: bool = False) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
     """The model as onnxruntime gets it, and its big weights.
 
     What onnxruntime has no kernel for it would write out behind all other nodes, which then run first and keep what
     they make. So that is written out here, in its place.
     """
     inline = next(nodes(model, *NO_KERNEL), None) is not None
-    proto, tensors = bare_proto(model, lambda n: inline or n.graph is not model.graph)
+    inner = inline or any(subgraphs(n) for n in model.graph)
+    declared = (lambda n: inline or n.graph is not model.graph) if inner else nowhere
+    proto, tensors = bare_proto(model, declared, exactly(model) if exact else ROUNDED)
     if inline:
         wanted = [("", op) for op in NO_KERNEL]
         # onnx's inliner can't type an input that is left out before one that isn't; then onnxruntime does it its way.

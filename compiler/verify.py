@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from .errors import ModelError
 from .numerics import Difference, compare
-from .rounding import has_rounding, strip_rounding
 from .session import Session
 from .weights import release
 
@@ -88,9 +87,7 @@ def outputs_of(
 
     What it computes from inputs of `others` sizes is in there as well, see `named_by_size`.
     """
-    if exact and has_rounding(model):
-        model = strip_rounding(model)
-    session = Session(model)
+    session = Session(model, exact=exact)
     found = session.run(inputs)
     for feeds in others:
         found |= named_by_size(session.run(feeds), feeds)

@@ -10,6 +10,7 @@ import pytest
 from edgec.compiler import rounding
 from edgec.compiler.checks import Interface, check_structure
 from edgec.compiler.graph import nodes
+from edgec.compiler.session import Session
 from edgec.compiler.shapes import infer
 from passcheck import load, ops, run
 
@@ -72,6 +73,35 @@ def test_insert_rounds_and_strip_undoes_it() -> None:
     assert ops(bare) == ops(plain) and not rounding.has_rounding(bare)
     np.testing.assert_array_equal(run(bare, INPUTS)["y"], exact)
     assert ops(m) == before, "the model itself must stay as it was"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "agraph (float[3] x) => (float[3] y) { h = Cast<to=10>(x) r = Cast<to=1>(h) y = Relu(r) }",
+        "agraph (float[3] x) => (float[3] y) { a = Relu(x) h = Cast<to=10>(a) y = Cast<to=1>(h) }",
+        "agraph (float[3] x) => (float[3] y) { h = Cast<to=10>(x) y = Cast<to=1>(h) }",
+        "agraph (float[3] x) => (float[3] y, float16[3] h) { a = Relu(x) h = Cast<to=10>(a) y = Cast<to=1>(h) }",
+        "agraph (float[3] x) => (float[3] y, float[3] z) { h = Cast<to=10>(x) y = Cast<to=1>(h) z = Cast<to=1>(h) }",
+        """agraph (float[3] x) => (float[3] y) {
+            a = Cast<to=10>(x) b = Cast<to=1>(a) c = Cast<to=10>(b) d = Cast<to=1>(c) y = Relu(d) }""",
+        """agraph (float[3] x) => (float[3] y) <float s = {0.1}, uint8 z = {3}> {
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d) }""",
+        """agraph (float[3] x, bool c) => (float[3] y) {
+            h = Cast<to=10>(x) r = Cast<to=1>(h)
+            y = If (c) <then_branch = a () => (float[3] t) { i = Neg(r) p = Cast<to=10>(i) t = Cast<to=1>(p) },
+                        else_branch = b () => (float[3] e) { j = Cast<to=10>(r) k = Cast<to=1>(j) e = Abs(k) }> }""",
+    ],
+)
+def test_a_session_leaves_out_what_stripping_takes_away(text: str) -> None:
+    m = load(HEAD + text)
+    feeds = {"x": np.float32([0.1, 1.0001, -60.03]), "c": np.array(True)}
+    bare = rounding.strip_rounding(m)
+    expected, got = Session(bare).run(feeds), Session(m, exact=True).run(feeds)
+    assert list(got) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array)
+    assert not np.array_equal(Session(m).run(feeds)["y"], got["y"])
 
 
 def test_only_the_chosen_readers_read_the_rounded_value() -> None:
