@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import gc
 import io
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.command_line = True
     # Models are many objects that live long: the collector's usual threshold makes it walk them again and again.
     gc.set_threshold(100_000, 20, 50)
+    # Nor does it have to look for cycles in what the process is about to give back as a whole.
+    atexit.register(gc.freeze)
     _settle_streams()
     written: Written = []
     try:

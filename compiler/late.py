@@ -15,10 +15,10 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import ast
+CO_FUTURE = annotations.compiler_flag
+"""Set in the code of a module that says `from __future__ import annotations`, which holds for all of its statements."""
 
 ANY: frozenset[str] = frozenset()
 
@@ -66,7 +66,9 @@ class Late(ModuleType):
     def _run(self, name: str) -> None:
         known = self.__dict__
         if known["__running__"]:
-            return  # Asked by what it imports right now: the same as in any circular import, the name isn't there yet.
+            return  # Asked by what it imports right now: as in any circular import, the name isn't there yet.
+        if known["__rest__"] is None:
+            known["__rest__"] = deque(_statements(self.__name__, known["__usual__"]))
         rest: deque[CodeType] = known["__rest__"]
         to_end = known["__enough__"] and name not in known["__enough__"]
         known["__running__"] = True
@@ -92,31 +94,31 @@ class _Loader(importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        import ast
-
-        name, file = module.__name__, self._usual.get_filename()
-        tree = ast.parse(self._usual.get_data(file), file)
-        rest = [self._usual.get_code(name)]
-        future = any(isinstance(s, ast.ImportFrom) and s.module == "__future__" for s in tree.body)
-        if name in PARTLY and not future:
-            rest = [compile(ast.Module([s], []), file, "exec", dont_inherit=True) for s in tree.body]
-        known = {"__rest__": deque(rest), "__bound__": _bound(tree), "__enough__": PARTLY.get(name, ANY)}
-        module.__dict__.update(known, __running__=False)
+        name = module.__name__
+        module.__dict__.update(
+            __bound__=_bound(self._usual.get_code(name)), __enough__=PARTLY.get(name, ANY), __rest__=None,
+            __running__=False, __usual__=self._usual,
+        )  # fmt: skip
 
 
-def _bound(tree: ast.AST) -> set[str]:
-    """The names that a module's statements may define; some more, those that its functions use, do no harm."""
+def _bound(code: CodeType | None) -> set[str]:
+    """The names that a module's statements define."""
+    import dis
+
+    assert code is not None
+    return {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_NAME", "STORE_GLOBAL")}
+
+
+def _statements(name: str, usual: importlib.machinery.SourceFileLoader) -> list[CodeType]:
+    """The module's code, a statement each where that is possible."""
     import ast
 
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.alias):
-            found.add(node.asname or node.name.partition(".")[0])
-        elif isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
-    return found
+    code, file = usual.get_code(name), usual.get_filename(name)
+    assert code is not None
+    if name not in PARTLY or code.co_flags & CO_FUTURE:
+        return [code]
+    tree = ast.parse(usual.get_data(file), file)
+    return [compile(ast.Module([s], []), file, "exec", dont_inherit=True) for s in tree.body]
 
 
 class _Finder(importlib.abc.MetaPathFinder):
