@@ -109,7 +109,7 @@ def _softmax(log: bool) -> Callable[[Op, Dim], Work]:
     def rule(op: Op, macs: Dim) -> Work:
         dims = op.x()
         x, r = d.product(dims), rows(dims, op.attr("axis", -1))
-        return Work(less(d.mul(x, 4), d.mul(r, 2 + log)), plus(x, r) if log else x)
+        return Work(less(d.mul(x, 4), d.mul(r, 2)), plus(x, r) if log else x)
 
     return rule
 
@@ -226,7 +226,7 @@ def _stft(op: Op, macs: Dim) -> Work:
 
 
 def _window(op: Op, macs: Dim) -> Work:
-    return Work(plus(d.mul(op.n_out(), 7), 6), d.mul(op.n_out(), 2))
+    return Work(plus(d.mul(op.n_out(), 7), 5), d.mul(op.n_out(), 2))
 
 
 def _det(op: Op, macs: Dim) -> Work:
@@ -257,7 +257,7 @@ def _loss(op: Op, macs: Dim) -> Work:
     if op.node.op_type != "SoftmaxCrossEntropyLoss":
         return Work(flops)
     x = op.n_in()
-    return Work(plus(flops, d.mul(x, 4), d.mul(labels, -3)), plus(x, labels))
+    return Work(plus(flops, d.mul(x, 4), d.mul(labels, -2)), plus(x, labels))
 
 
 # --- quantisation ----------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ ROWS: dict[str, Row] = {
     ),
     "AveragePool": Row("y for each element of the window", _pool),
     "BatchNormalization": Row("4 x, and 2 for each channel", _batch_norm),
-    "BlackmanWindow": Row("7 y + 6 + 2 y special", _window),
+    "BlackmanWindow": Row("7 y + 5 + 2 y special", _window),
     "Col2Im": Row("x: each element is added into the output", lambda op, macs: per(op, op.n_in(), 1)),
     "Conv": Row("2 per MAC; y for a bias", _product(2)),
     "ConvInteger": Row("integer: 2 per MAC, 1 for each element that a zero point is taken from", _integer(2, 3)),
@@ -329,8 +329,8 @@ ROWS: dict[str, Row] = {
     "GlobalLpPool": Row("p = 1: 2 x - y; p = 2: 2 x; else x - y + (x + y) special", _lp_pool),
     "GridSample": Row(f"4 for each coordinate (3 with align_corners), {_INTERPOLATED}", _grid_sample),
     "GroupNormalization": Row(_NORMALISED, _group_norm),
-    "HammingWindow": Row("7 y + 6 + 2 y special", _window),
-    "HannWindow": Row("7 y + 6 + 2 y special", _window),
+    "HammingWindow": Row("7 y + 5 + 2 y special", _window),
+    "HannWindow": Row("7 y + 5 + 2 y special", _window),
     "InstanceNormalization": Row(_NORMALISED, _group_norm),
     "LRN": Row("(size + 3) x + x special", _lrn),
     "LSTM": Row(
@@ -338,7 +338,7 @@ ROWS: dict[str, Row] = {
         _recurrent(4, 4, (3, 1, 1), ("Sigmoid", "Tanh", "Tanh")),
     ),
     "LayerNormalization": Row(f"{_NORMALISED} (6 x without bias)", _layer_norm),
-    "LogSoftmax": Row("4 x - 3 r + (x + r) special", _softmax(True)),
+    "LogSoftmax": Row("4 x - 2 r + (x + r) special", _softmax(True)),
     "LpNormalization": Row("p = 1: 3 x - r; p = 2: 3 x", _lp_norm),
     "LpPool": Row("as GlobalLpPool, over windows", _lp_pool),
     "MatMul": Row("2 per MAC", _product()),

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from .. import dims as d
 from ..dims import Dim
-from ..graph import scalar
-from .node import Op, Unknown, plus
+from .node import Op, Unknown, held, plus
 from .work import Row, Work, each, less, moves, open_, per, rows, typed
 
 
@@ -20,7 +19,7 @@ def _variadic(op: Op, macs: Dim) -> Work:
 
 
 def _pow(op: Op, macs: Dim) -> Work:
-    exponent = scalar(op.inputs[1])
+    exponent = held(op.inputs[1])
     flops = None if exponent is None else POWERS.get(exponent)
     return per(op, op.n_out(), 0, 1) if flops is None else per(op, op.n_out(), flops)
 
@@ -58,7 +57,7 @@ def _scatter(op: Op, macs: Dim) -> Work:
 
 
 def _dropout(op: Op, macs: Dim) -> Work:
-    if op.has(2) and scalar(op.inputs[2]) != 0:
+    if op.has(2) and held(op.inputs[2]) != 0:
         raise Unknown("training mode draws random numbers")
     return Work()
 

@@ -35,8 +35,27 @@ class Numbers:
 
     def number(self, value: ir.Value | None) -> Dim | None:
         """The one integer that a constant holds."""
-        found = scalar(value)
+        found = held(value)
         return None if found is None else int(found)
+
+
+def held(value: ir.Value | None) -> float | None:
+    """The number that a constant of one element holds, an initializer or a Constant node's; None for all else."""
+    found = scalar(value)
+    node = None if found is not None or value is None else value.producer()
+    if node is None or node.domain:
+        return found
+    if node.op_type in ("Cast", "CastLike", "Identity"):
+        return held(node.inputs[0])
+    if node.op_type != "Constant":
+        return None
+    for name in ("value_float", "value_int"):
+        if (number := attr(node, name)) is not None:
+            return float(number)
+    tensor = attr(node, "value")
+    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+        return None
+    return float(tensor.numpy().reshape(()).astype("float64"))
 
 
 class Op:

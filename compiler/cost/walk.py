@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from .. import dims as d
 from ..dims import Dim
-from ..graph import attr, is_const, scalar, static_shape, subgraphs
+from ..graph import attr, is_const, static_shape, subgraphs
 from ..ops import is_random
-from .node import Measures, Numbers
+from .node import Measures, Numbers, held
 from .products import MACS, node_macs, operator
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Liveness:
     def _is_foldable(self, node: ir.Node) -> bool:
         if node.op_type in ("Shape", "Size") and not node.domain and static_shape(node.inputs[0]) is not None:
             return True
-        if all(v is None or v in self.constant or is_const(v) for v in node.inputs):
+        # Of what it is cast like, only the type matters.
+        inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        if all(v is None or v in self.constant or is_const(v) for v in inputs):
             return not is_random(node)
         return self._sizes is not None and all(_is_known(self._sizes, o) for o in node.outputs)
 
@@ -94,7 +96,7 @@ def trips(node: ir.Node, sizes: Measures) -> Dim | None:
 
 def chosen(node: ir.Node) -> ir.Graph | None:
     """The branch that an If takes in every run, where its condition is a constant."""
-    found = scalar(node.inputs[0])
+    found = held(node.inputs[0])
     if found is None:
         return None
     branch: ir.Graph = node.attributes["then_branch" if found else "else_branch"].as_graph()
