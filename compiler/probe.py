@@ -1,17 +1,25 @@
 """Measuring a model from the inside: figures of intermediate values, reduced to scalars where they are computed.
 
-Nothing but a few numbers per value is kept, so a measurement takes no more memory than a run.
+Nothing but a few numbers per value is kept, and small values whole: a measurement takes little more memory than a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
+from .graph import static_shape
 from .session import Session
+
+SMALL = 4096
+"""Elements up to which a value leaves the run whole: two operators that reduce it would take longer."""
+MOST = 1 << 22
+"""Elements that leave the run in all."""
 
 HUGE = float(np.finfo(np.float32).max)
 
@@ -33,22 +41,35 @@ class Range:
 
 @dataclass
 class Probe:
-    """A copy of a model that also outputs scalars about its values. `run` gives outputs and scalars by name.
+    """A model that, for as long as `of` lasts, also outputs scalars about its values, or small values themselves.
 
-    Values are named, so that what was asked about one model can be asked about its clones.
+    `run` gives outputs and scalars by name. Values are named, so that what was asked about one model can be asked
+    about its clones.
     """
 
     model: ir.Model
-    scalars: list[str] = field(default_factory=list)
+    scalars: dict[str, str] = field(default_factory=dict)
     _outputs: int = 0
+    _seen: dict[str, ir.Value] = field(default_factory=dict)
+    _room: int = field(default_factory=lambda: MOST)
     _constants: dict[float, ir.Value] = field(default_factory=dict)
     _made: dict[ir.Node, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: ir.Model) -> Probe:
-        """A probe of a clone of `model`, whose tensors are shared."""
-        clone = model.clone()
-        return cls(clone, _outputs=len(clone.graph.outputs))
+    @contextlib.contextmanager
+    def of(cls, model: ir.Model) -> Iterator[Probe]:
+        """A probe of `model`, which is as it was afterwards. A clone would take longer than most measurements."""
+        graph = model.graph
+        probe, constants = cls(model, _outputs=len(graph.outputs)), set(graph.initializers)
+        try:
+            yield probe
+        finally:
+            while len(graph.outputs) > probe._outputs:
+                graph.outputs.pop()
+            for node in reversed(probe._made):
+                graph.remove(node, safe=True)
+            for name in [n for n in graph.initializers if n not in constants]:
+                del graph.initializers[name]
 
     def values(self) -> dict[str, ir.Value]:
         """The values of the main graph by name."""
@@ -94,15 +115,31 @@ class Probe:
         """Make `scalar` one of the results, called `name`."""
         scalar.type, scalar.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
         self.model.graph.outputs.append(scalar)
-        self.scalars.append(name)
+        self.scalars[name] = scalar.name or ""
+
+    def see(self, name: str, value: ir.Value) -> bool:
+        """Make the range of `value` a result, as "low" and "high" of the name, if it can leave the run whole."""
+        dims = static_shape(value)
+        size = 0 if dims is None or value.type is None or value.producer() is None else math.prod(dims)
+        if not 0 < size <= min(SMALL, self._room):
+            return False
+        self._room -= size
+        self._seen[name] = value
+        if not value.is_graph_output():
+            self.model.graph.outputs.append(value)
+        return True
 
     def run(self, inputs: Arrays) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """The model's own outputs, and the scalars. Raises ModelError."""
         found = Session(self.model).run(inputs)
         names = [v.name or "" for v in self.model.graph.outputs]
         own = {n: found[n] for n in names[: self._outputs]}
-        asked = names[self._outputs :]
-        return own, {s: float(found[n]) for s, n in zip(self.scalars, asked, strict=True)}
+        figures = {s: float(found[n]) for s, n in self.scalars.items()}
+        with np.errstate(invalid="ignore"):
+            for name, value in self._seen.items():
+                array = found[value.name or ""]
+                figures[f"low {name}"], figures[f"high {name}"] = float(array.min()), float(array.max())
+        return own, figures
 
 
 @dataclass(frozen=True)
@@ -140,26 +177,26 @@ def measure(
 ) -> Figures:
     """Run `model` once (again for values that hold infinities) and measure values by name. Raises ModelError."""
     wanted, small, asked = list(ranges), list(least), list(spreads)
-    probe = Probe.of(model)
-    values = probe.values()
-    for name in wanted:
-        _ask_range(probe, name, values[name])
-    for name in small:
-        size = probe.node("Abs", values[name])
-        zero = probe.node("Equal", size, probe.constant(0.0))
-        probe.ask(f"least {name}", _reduce(probe, "Min", probe.node("Where", zero, probe.constant(HUGE), size)))
-    for i, question in enumerate(asked):
-        probe.ask(f"spread {i}", _least_mean_square(probe, question, values[question.value]))
-    outputs, found = probe.run(inputs)
+    with Probe.of(model) as probe:
+        values = probe.values()
+        for name in wanted:
+            _ask_range(probe, name, values[name])
+        for name in small:
+            size = probe.node("Abs", values[name])
+            zero = probe.node("Equal", size, probe.constant(0.0))
+            probe.ask(f"least {name}", _reduce(probe, "Min", probe.node("Where", zero, probe.constant(HUGE), size)))
+        for i, question in enumerate(asked):
+            probe.ask(f"spread {i}", _least_mean_square(probe, question, values[question.value]))
+        outputs, found = probe.run(inputs)
     result = _ranges(wanted, found)
     endless = [n for n, r in result.items() if np.isinf(r.peak)]
     if endless:
-        probe = Probe.of(model)
-        values = probe.values()
-        for name in endless:
-            endless_at = probe.node("IsInf", values[name])
-            _ask_range(probe, name, probe.node("Where", endless_at, probe.constant(0.0), values[name]))
-        result.update(_ranges(endless, probe.run(inputs)[1]))
+        with Probe.of(model) as probe:
+            values = probe.values()
+            for name in endless:
+                endless_at = probe.node("IsInf", values[name])
+                _ask_range(probe, name, probe.node("Where", endless_at, probe.constant(0.0), values[name]))
+            result.update(_ranges(endless, probe.run(inputs)[1]))
     return Figures(
         outputs,
         result,
@@ -169,6 +206,8 @@ def measure(
 
 
 def _ask_range(probe: Probe, name: str, value: ir.Value) -> None:
+    if probe.see(name, value):
+        return
     probe.ask(f"low {name}", _reduce(probe, "Min", value))
     probe.ask(f"high {name}", _reduce(probe, "Max", value))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from edgec.compiler import probe
 from edgec.compiler.probe import Spread, measure
 from passcheck import fingerprint, load
 
@@ -12,7 +14,11 @@ agraph (float[4,8] x) => (float[4,8] y) <float k = {-3.0}, float zero = {0.0}>
 { a = Mul(x, k) r = Relu(x) l = Log(r) s = Sub(x, x) y = Add(a, s) }"""
 
 
-def test_ranges_least_and_spreads() -> None:
+@pytest.mark.parametrize("small", [0, 20, 1 << 12], ids=["reduced", "too big", "whole"])
+@pytest.mark.parametrize("room", [40, 1 << 22], ids=["little room", "room"])
+def test_ranges_least_and_spreads(small: int, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SMALL", small)
+    monkeypatch.setattr(probe, "MOST", room)
     m = load(TEXT)
     before = fingerprint(m)
     x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
@@ -30,7 +36,9 @@ def test_ranges_least_and_spreads() -> None:
     np.testing.assert_allclose(found.spreads[questions[1]], (x**2).mean(1).min(), rtol=1e-5)
 
 
-def test_not_a_number_is_not_hidden() -> None:
+@pytest.mark.parametrize("small", [0, 1 << 12], ids=["reduced", "whole"])
+def test_not_a_number_is_not_hidden(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SMALL", small)
     m = load(TEXT)
     found = measure(m, {"x": np.full((4, 8), np.nan, np.float32)}, ["a"])
     assert not found.ranges["a"].peak <= 1e38
