@@ -104,8 +104,9 @@ class Linear:
     def dims(self) -> tuple[int, ...]:
         """The weight's shape."""
         tensor = g.const_tensor(self.weight)
-        assert tensor is not None
-        return tuple(tensor.shape.numpy())
+        dims = g.static_shape(self.weight) if tensor is None else tuple(tensor.shape.numpy())
+        assert dims is not None
+        return dims
 
     def output_side(self) -> Side | None:
         """How the result's channels lie; None when the rank is unknown or the channels span several axes."""
@@ -169,8 +170,12 @@ def weight_dtype(value: ir.Value | None) -> ir.DataType | None:
     return value.dtype if value is not None and all(map(g.is_const, operands)) else None
 
 
-def linear_at(node: ir.Node) -> Linear | None:
-    """The linear operator that `node` is, with the Add behind a MatMul; None if it is none or its weights vary."""
+def linear_at(node: ir.Node, *, packed: bool = False) -> Linear | None:
+    """The linear operator that `node` is, with the Add behind a MatMul; None if it is none or its weights vary.
+
+    With `packed`, its weight may be a constant dequantised.
+    """
+    is_weight = _is_packed_or_float if packed else _is_float
     if node.op_type not in _OPERANDS or node.domain:
         return None
     weight_at, bias_at = _OPERANDS[node.op_type]
@@ -178,14 +183,14 @@ def linear_at(node: ir.Node) -> Linear | None:
     if node.op_type == "BatchNormalization" and not _is_inference(node):
         return None
     if node.op_type == "MatMul":
-        weight_at = 1 if g.is_const(node.inputs[1]) else 0
+        weight_at = 1 if is_weight(node.inputs[1]) else 0
         bias_node = g.sole_user(node.outputs[0], "Add")
         bias_node = bias_node if bias_node is not None and bias_node.graph is node.graph else None
         bias_at = None if bias_node is None else 1 - bias_node.inputs.index(node.outputs[0])
         if bias_node is not None and not _is_float(bias_node.inputs[bias_at or 0]):
             bias_node = None
     found = Linear(node, weight_at, bias_node, bias_at or 0)
-    if len(node.inputs) <= weight_at or not _is_float(node.inputs[weight_at]) or g.is_const(found.data):
+    if len(node.inputs) <= weight_at or not is_weight(node.inputs[weight_at]) or g.is_const(found.data):
         return None
     return found if found.bias is None or _is_float(found.bias) else None
 
@@ -209,6 +214,10 @@ def _matmul(value: ir.Value | None) -> ir.Node | None:
 def _is_float(value: ir.Value | None) -> bool:
     tensor = None if value is None else g.const_tensor(value)
     return tensor is not None and tensor.dtype in FLOATS
+
+
+def _is_packed_or_float(value: ir.Value | None) -> bool:
+    return weight_dtype(value) in FLOATS and g.static_shape(value) is not None
 
 
 def _is_inference(node: ir.Node) -> bool:

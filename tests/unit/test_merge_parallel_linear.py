@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,3 +106,51 @@ def test_each_part_is_read_where_it_was() -> None:
     split = next(g.nodes(out, "Split"))
     assert g.shape(split.inputs[0])[-1] == 14
     assert np.array_equal(g.const(split.inputs[1]), [4, 4, 6])
+
+
+def packed(
+    w: Weights, i: int, k: int, n: int, *, axis: int = 1, zero: bool = False, single: bool = False
+) -> list[Node]:
+    """An int8 weight [k, n] and its dequantisation, named `d{i}`."""
+    rng = np.random.default_rng(i)
+    w[f"q{i}"] = rng.integers(-127, 128, (k, n), dtype=np.int8)
+    count = 1 if single else (k, n)[axis]
+    w[f"s{i}"] = rng.uniform(0.001, 0.1, () if single else count).astype(np.float32)
+    names = [f"q{i}", f"s{i}"]
+    if zero:
+        w[f"z{i}"] = rng.integers(-9, 9, () if single else count).astype(np.int8)
+        names.append(f"z{i}")
+    return [("DequantizeLinear", " ".join(names), f"d{i}", {"axis": axis})]
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("single", [(), (1,), (0, 1, 2)], ids=["scale per column", "one single scale", "single scales"])
+def test_packed_weights_stay_packed(zero: bool, single: tuple[int, ...]) -> None:
+    w, nodes = Weights(), []
+    for i, n in enumerate((8, 4, 6)):
+        nodes += packed(w, i, 16, n, zero=zero, single=i in single)
+        nodes += [("MatMul", f"x d{i}", f"m{i}"), ("Add", f"{w.add(f'b{i}', n)} m{i}", f"y{i}")]
+    m = build(nodes, {"x": ["B", 5, 16]}, w, ["y0", "y1", "y2"])
+    out = check_pass(m, MergeParallelLinear(), rewrites=2, rtol=1e-6)
+    assert ops(out) == {"DequantizeLinear": 1, "MatMul": 1, "Add": 1, "Split": 1}
+    matrices = [(v.dtype, g.shape(v)) for v in out.graph.initializers.values() if g.rank(v) == 2]
+    assert matrices == [(ir.DataType.INT8, (16, 18))], "the parts are gone, and nothing is dense"
+
+
+@pytest.mark.parametrize("fault", ["rows", "zero", "shared", "dense"])
+def test_packed_weights_that_do_not_fit_together_stay_apart(fault: str) -> None:
+    w, nodes = Weights(), []
+    for i in range(3):
+        odd = i == 1
+        nodes += packed(w, i, 128, 128, axis=0 if odd and fault == "rows" else 1, zero=odd and fault == "zero")
+        weight = w.add("dense", 128, 128) if odd and fault == "dense" else f"d{i}"
+        nodes.append(("MatMul", f"x {weight}", f"y{i}"))
+    outputs = ["y0", "y1", "y2"]
+    if fault == "shared":
+        nodes.append(("MatMul", "x2 d1", "y3"))
+        outputs.append("y3")
+    elif fault == "dense":
+        nodes = [n for n in nodes if n[2] != "d1"]
+        del w["q1"], w["s1"]
+    inputs = {"x": [2, 3, 128], "x2": [2, 3, 128]} if fault == "shared" else {"x": [2, 3, 128]}
+    check_pass(build(nodes, inputs, w, outputs), MergeParallelLinear(), rewrites=0)
