@@ -20,6 +20,7 @@ from .products import MACS, costlier, operator
 from .records import Analysis, Layer, Shape, Totals
 from .sizes import Sizes
 from .storage import parameters, weight_bytes
+from .stored import Stored, weigh
 from .traffic import Traffic
 from .walk import Liveness, chosen, trips
 from .widths import is_rounding
@@ -47,14 +48,16 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
     sizes = Sizes(flat)
     counter = _Counter(flat, sizes)
     layers = counter.layers(flat.graph, 1)
+    weigh(layers, counter.nodes, Stored(flat, zeros=zeros))
     found = Analysis(source, dict(sizes.symbols), _ports(flat.graph.inputs, sizes), _ports(flat.graph.outputs, sizes))
+    found.limits = sizes.limits
     found.symbols |= counter.symbols
     found.layers = layers
     found.unknown = [f"{x.name} ({x.op}): {x.unknown}" for x in layers if x.unknown]
     found.warnings = counter.warnings
     found.totals = _totals(layers)
     found.totals.parameters, found.totals.bytes = parameters(model), weight_bytes(model)
-    found.memory = memory(flat, sizes)
+    found.memory = memory(flat, sizes, live=counter.live)
     found.totals.peak_activation_bytes = found.memory.peak
     return found
 
@@ -190,7 +193,9 @@ def _totals(layers: list[Layer]) -> Totals:
         for value in symbolic:
             total = d.add(total, value)
         sums[field] = total
-    return Totals(**sums, nodes=len(layers))  # type: ignore[arg-type]
+    zeros = [layer.zeros for layer in layers]
+    counted = sum(z for z in zeros if z is not None) if layers and None not in zeros else None
+    return Totals(**sums, nodes=len(layers), zeros=counted)  # type: ignore[arg-type]
 
 
 def _ports(values: Iterable[ir.Value], sizes: Sizes) -> dict[str, tuple[str, Shape]]:

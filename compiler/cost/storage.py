@@ -50,7 +50,7 @@ def op_counts(model: ir.Model) -> Counter[str]:
         for node in nodes:
             key = node.op_identifier()
             if key in model.functions:
-                if not _is_decoder(node, model):
+                if not is_decoder(node, model):
                     if key not in bodies:
                         bodies[key] = count(model.functions[key].all_nodes())
                     found.update(bodies[key])
@@ -98,7 +98,7 @@ INTEGER_WEIGHTS: dict[str, frozenset[int]] = {
     "QLinearMatMul": frozenset({0, 3}),
 }
 # A constant that only passes through these is judged by who reads the result.
-_PASS_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+PASS_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def parameters(model: ir.Model) -> int:
@@ -107,33 +107,33 @@ def parameters(model: ir.Model) -> int:
     However a weight is stored, it has as many parameters as the tensor that it stands for: scales, zero points and
     tables add none. Scalars (rank 0: an epsilon, the 0.5 of a GELU) are no parameters.
     """
-    total = sum(t.size for v, t in constants(model) if len(t.shape) and _is_weight(v, t.dtype, model))
+    total = sum(t.size for v, t in constants(model) if len(t.shape) and is_weight(v, t.dtype, model))
     seen: set[int] = set()
     for node in nodes(model):
-        if _is_decoder(node, model) and id(node.inputs[0]) not in seen:
+        if is_decoder(node, model) and id(node.inputs[0]) not in seen:
             seen.add(id(node.inputs[0]))
             total += math.prod(static_shape(node.outputs[0]) or static_shape(node.inputs[0]) or ())
     return total
 
 
-def _is_weight(value: ir.Value, dtype: ir.DataType, model: ir.Model) -> bool:
+def is_weight(value: ir.Value, dtype: ir.DataType, model: ir.Model) -> bool:
     """Whether `value`, a constant or a moved one, is read as a weight. Bytes that are cast to float are weights."""
     is_float = dtype.is_floating_point()
     for node, slot in value.uses():
         standard = node.op_type if node.domain == "" else ""
-        if _is_decoder(node, model):
+        if is_decoder(node, model):
             continue
-        if standard in _PASS_ON and slot == 0:
+        if standard in PASS_ON and slot == 0:
             byte = dtype.is_integer() and dtype.bitwidth <= 8
             to = attr(node, "to") if node.op_type == "Cast" and (is_float or byte) else dtype
-            if _is_weight(node.outputs[0], ir.DataType(to), model):
+            if is_weight(node.outputs[0], ir.DataType(to), model):
                 return True
         elif slot not in NOT_WEIGHTS.get(standard, ()) if is_float else slot in INTEGER_WEIGHTS.get(standard, ()):
             return True
     return is_float and value.is_graph_output()
 
 
-def _is_decoder(node: ir.Node, model: ir.Model) -> bool:
+def is_decoder(node: ir.Node, model: ir.Model) -> bool:
     """Whether `node` calls a local function that makes a weight out of constants alone."""
     called = bool(node.domain) and node.op_identifier() in model.functions
     return called and bool(node.inputs) and all(v is None or is_const(v) for v in node.inputs)
