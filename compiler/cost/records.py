@@ -109,11 +109,12 @@ class Analysis:
     Attributes:
         source: the file, or the class of the object.
         symbols: free dimensions that the counts are polynomials in, in order of appearance, with where each is read
-            off: {"T": "input 'ids', axis 1"}.
+            off: {"T": "input 'ids', axis 1"}. Those that only a run can tell begin with '#'.
         inputs, outputs: name → (element type, shape).
         layers: every node of the model, in the model's order.
         unknown: nodes of which nothing could be counted, a line each with name, operator and reason.
         warnings: other things that a reader must know.
+        limits: the most that a symbol with '#' can be, where that is known.
     """
 
     source: str = ""
@@ -125,3 +126,4 @@ class Analysis:
     memory: Memory = field(default_factory=Memory)
     unknown: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    limits: dict[str, Dim] = field(default_factory=dict)
