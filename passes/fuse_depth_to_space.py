@@ -11,6 +11,7 @@ import onnx_ir as ir
 from ..compiler import graph as g
 from ..compiler.passbase import Context, Pass
 from .layouts import Axis, Leaf, axis, resolve, sizes
+from .patches import fuse_patches
 from .tracing import step
 
 
@@ -20,13 +21,15 @@ class FuseDepthToSpace(Pass):
 
     Before: `Reshape [n, b, b, c, h, w]` → `Transpose [0, 3, 4, 1, 5, 2]` → `Reshape [n, c, h · b, w · b]`.
     After: `DepthToSpace<blocksize = b, mode = "DCR">`; with `c` outside the blocks (torch.nn.PixelShuffle) mode "CRD".
-    The reverse becomes `SpaceToDepth` where the blocks are outside the channels, the one order that ONNX has.
+    The reverse becomes `SpaceToDepth` where the blocks are outside the channels, the one order that ONNX has. So do all
+    b · b strided slices of an image that a Concat stacks as channels; a Conv that reads them takes their new order.
     """
 
     name: ClassVar[str] = "fuse-depth-to-space"
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        return sum(_fuse(node, ctx) for node in g.nodes(model, "Reshape"))
+        found = sum(_fuse(node, ctx) for node in g.nodes(model, "Reshape"))
+        return found + sum(fuse_patches(node, ctx) for node in g.nodes(model, "Concat"))
 
 
 def _fuse(last: ir.Node, ctx: Context) -> bool:
