@@ -127,16 +127,59 @@ def _runnable(model: ir.Model, exact: bool = False) -> tuple[onnx.ModelProto, di
     What onnxruntime has no kernel for it would write out behind all other nodes, which then run first and keep what
     they make. So that is written out here, in its place.
     """
-    inline = next(nodes(model, *NO_KERNEL), None) is not None
-    inner = inline or any(subgraphs(n) for n in model.graph)
-    declared = (lambda n: inline or n.graph is not model.graph) if inner else nowhere
-    proto, tensors = bare_proto(model, declared, exactly(model) if exact else ROUNDED)
-    if inline:
-        wanted = [("", op) for op in NO_KERNEL]
-        # onnx's inliner can't type an input that is left out before one that isn't; then onnxruntime does it its way.
-        with contextlib.suppress(RuntimeError):
-            proto = onnx.inliner.inline_selected_functions(proto, wanted, inline_schema_functions=True)
+    form = exactly(model) if exact else ROUNDED
+    unknown = [n for n in nodes(model, *NO_KERNEL) if n.graph is model.graph]
+    read = [form.stands_for.get(v, v) for n in unknown for v in n.inputs if v is not None]
+    typed = {*unknown, *(v.producer() for v in read)}
+    inner = typed or any(subgraphs(n) for n in model.graph)
+    declared = (lambda n: n in typed or n.graph is not model.graph) if inner else nowhere
+    proto, tensors = bare_proto(model, declared, form)
+    if unknown:
+        _write_out(proto)
     return proto, tensors
+
+
+def _write_out(proto: onnx.ModelProto) -> None:
+    """Replace the nodes of NO_KERNEL in the main graph by their definitions.
+
+    Each by itself: for all of a model at once, onnx's inliner takes time with the square of their number.
+    """
+    graph = proto.graph
+    types = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
+    for t in graph.initializer:
+        types[t.name] = onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+    before = list(graph.node)
+    after: list[onnx.NodeProto] = []
+    for i, node in enumerate(before):
+        wanted = node.op_type in NO_KERNEL and not node.domain
+        after.extend(_definition(node, proto, types, f"edgec.inlined.{i}.") if wanted else [node])
+    if len(after) > len(before):
+        copies = onnx.GraphProto(node=after)
+        del graph.node[:]
+        graph.node.extend(copies.node)
+
+
+def _definition(
+    node: onnx.NodeProto, proto: onnx.ModelProto, types: Mapping[str, onnx.ValueInfoProto], prefix: str
+) -> Sequence[onnx.NodeProto]:
+    """The nodes that `node` stands for, their own values named with `prefix`; itself where onnx can't tell them."""
+    alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    alone.graph.name = "alone"
+    alone.graph.node.append(node)
+    alone.graph.input.extend(types[n] for n in dict.fromkeys(node.input) if n in types)
+    alone.graph.output.extend(types[n] for n in node.output if n in types)
+    try:
+        wanted = [("", op) for op in NO_KERNEL]
+        written = onnx.inliner.inline_selected_functions(alone, wanted, inline_schema_functions=True)
+    except RuntimeError:
+        # onnx's inliner can't type an input that is left out before one that isn't; then onnxruntime does it its way.
+        return [node]
+    outer = {"", *node.input, *node.output}
+    for inner in written.graph.node:
+        for names in (inner.input, inner.output):
+            names[:] = [n if n in outer else prefix + n for n in names]
+        inner.name = inner.name and prefix + inner.name
+    return list(written.graph.node)
 
 
 def _ort_value(tensor: ir.TensorProtocol) -> tuple[Any, np.ndarray]:
