@@ -39,11 +39,9 @@ class ZeroPoints:
         index = np.arange(start, stop)
         along = index // inner % extent
         if not self.block:
-            return self.codes.reshape(-1)[along]
+            return np.asarray(flat[along])
         blocks = self.codes.shape[self.axis]
-        return self.codes.reshape(-1)[
-            (index // (inner * extent) * blocks + along // self.block) * inner + index % inner
-        ]
+        return np.asarray(flat[(index // (inner * extent) * blocks + along // self.block) * inner + index % inner])
 
 
 def count_zeros(tensor: ir.TensorProtocol, points: ZeroPoints | None = None) -> int:
