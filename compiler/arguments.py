@@ -87,15 +87,20 @@ def check_name(path: Path) -> None:
 
 
 def check_source(path: Path) -> None:
-    """Refuse a model that isn't there. Raises UsageError."""
+    """Refuse a model that isn't there, or that nothing reads. Raises UsageError."""
+    from .plugins import check_loadable
+
     check_name(path)
     if not path.exists():
         raise UsageError(f"no such file: {path}")
+    check_loadable(path)
 
 
 def check_output(out: Path, source: Path, suffix: str) -> None:
     """Find out before the work, not after it, that the output can't be written. Raises UsageError."""
     check_name(out)
+    if out.name == suffix:
+        raise UsageError(f"the output needs a name before {suffix}")
     if out.suffix != suffix:
         raise UsageError(f"the output must end in {suffix} for this target, not '{out.name}'")
     if not out.parent.is_dir():
@@ -110,6 +115,12 @@ def check_output(out: Path, source: Path, suffix: str) -> None:
         raise UsageError(f"{out} exists and is {'a folder' if out.is_dir() else 'a file'}; name another output with -o")
     if out.is_dir() and any(out.iterdir()) and not (out / "Manifest.json").is_file():
         raise UsageError(f"{out} holds something else than a Core ML package; name another output with -o")
+
+
+def check_temps(path: str | None) -> None:
+    """The same for --save-temps."""
+    if path is not None and Path(path).exists() and not Path(path).is_dir():
+        raise UsageError(f"--save-temps {path}: is not a folder")
 
 
 def check_reports(paths: Sequence[str]) -> None:

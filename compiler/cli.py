@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import interrupts, process
-from .arguments import check_output, check_reports, check_source, compiler_parser
+from .arguments import check_output, check_reports, check_source, check_temps, compiler_parser
 from .errors import EdgecError, UsageError, VerifyFailed
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _compile(o: argparse.Namespace, written: Written) -> int:
     with process.undisturbed():
         from . import pipelines
         from .freeze import parse_shape
+        from .plugins import find_passes
         from .targets import find_target
 
     if o.list_passes:
@@ -126,13 +127,16 @@ def _compile(o: argparse.Namespace, written: Written) -> int:
     level, target = f"O{o.level}", find_target(o.target)
     if o.print_pipeline:
         kind = pipelines.precision_of(level, target, o.precision)
+        for specs in filter(None, (o.passes, *o.extra)):
+            find_passes(specs)
         print("\n".join([*pipelines.pipeline(level, target, kind, o.passes, o.opset), *o.extra]))
         return 0
-    if o.model is None:
+    if not o.model:
         raise UsageError("which model? edgec MODEL [options]; `edgec --help` lists them")
     source = Path(o.model)
     check_source(source)
     check_reports(o.report)
+    check_temps(o.save_temps)
     shapes = dict(parse_shape(s) for s in o.shape)
     if o.dry_run:
         return _dry_run(source, target.name, shapes, o)

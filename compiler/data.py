@@ -50,6 +50,11 @@ class Samples:
         labels = arrays.pop(LABELS, None)
         runs = tuple(batches(arrays, model))
         count = max((a.shape[0] for a in arrays.values() if a.ndim), default=1)
+        if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
+            raise UsageError(
+                f"'{LABELS}' is {labels.dtype} of shape {dims_text(labels.shape)}; "
+                f"it must hold a whole number for each of the {count} samples"
+            )
         return cls(runs, True, labels, count)
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
@@ -92,7 +97,11 @@ def _fitted(array: np.ndarray, value: ir.Value, source: str) -> np.ndarray:
         floats = array.dtype.kind == "f" and kind.kind == "f"
         if not floats and not (np.can_cast(array.dtype, kind, "same_kind") and (array.astype(kind) == array).all()):
             raise UsageError(f"{what} is {array.dtype}, the model's input is {kind}")
-        array = array.astype(kind)
+        with np.errstate(over="ignore"):
+            cast = array.astype(kind)
+        if floats and (np.isinf(cast) & np.isfinite(array)).any():
+            raise UsageError(f"{what} holds numbers that {kind} has no room for")
+        array = cast
     if dims is not None and not fits(dims, array.shape) and not _holds_many(dims, array.shape):
         raise UsageError(f"{what} has shape {dims_text(array.shape)}, the model's input is {dims_text(dims)}")
     if array.dtype.kind == "f" and np.isnan(array).any():

@@ -37,6 +37,8 @@ def find_pass(spec: str | Spec) -> Pass:
     cls = _attribute(spec.name) if ":" in spec.name else _registered(PASSES, spec.name, "pass", "edgec passes")
     if not (isinstance(cls, type) and issubclass(cls, Pass)):
         raise UsageError(f"'{spec.name}' is not a pass: it must be a subclass of edgec.Pass")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise UsageError(f"'{spec.name}' has no name; give it one: name: ClassVar[str] = \"…\"")
     return build(cls, spec)
 
 
@@ -55,6 +57,11 @@ def find_frontend(source: Any) -> Callable[[Any], Any]:
 
     Raises UsageError, listing what can be loaded.
     """
+    return entries(FRONTENDS)[check_loadable(source)].load()  # type: ignore[no-any-return]
+
+
+def check_loadable(source: Any) -> str:
+    """The name of the frontend for `source`; nothing is imported. Raises UsageError, listing what can be loaded."""
     known = entries(FRONTENDS)
     if isinstance(source, str | Path):
         key = Path(source).suffix.lower()
@@ -63,7 +70,7 @@ def find_frontend(source: Any) -> Callable[[Any], Any]:
     if key not in known:
         what = f"'{source}'" if isinstance(source, str | Path) else f"an object of type {type(source).__name__}"
         raise UsageError(f"don't know how to load {what}. Known: {', '.join(known)}")
-    return known[key].load()  # type: ignore[no-any-return]
+    return key
 
 
 def _registered(group: str, name: str, what: str, where: str) -> Any:
@@ -74,8 +81,8 @@ def _registered(group: str, name: str, what: str, where: str) -> Any:
         raise UsageError(f"unknown {what} '{name}'.{hint} `{where}` lists them.")
     try:
         return entry.load()
-    except (ImportError, AttributeError) as e:
-        raise UsageError(f"{what} '{name}' ({entry.value}) can't be loaded: {e}") from e
+    except (Exception, SystemExit) as e:
+        raise UsageError(f"{what} '{name}' ({entry.value}) can't be loaded: {_said(e)}") from e
 
 
 def _attribute(path: str) -> Any:
@@ -83,9 +90,19 @@ def _attribute(path: str) -> Any:
     where, _, name = path.rpartition(":")
     try:
         module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        return getattr(module, name)
-    except (ImportError, AttributeError, OSError, SyntaxError) as e:
-        raise UsageError(f"can't load '{path}': {e}") from e
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as e:
+        # Somebody's file runs here: anything may happen.
+        raise UsageError(f"can't load '{path}': {_said(e)}") from e
+    if not hasattr(module, name):
+        raise UsageError(f"can't load '{path}': {where} has no '{name}'")
+    return getattr(module, name)
+
+
+def _said(error: BaseException) -> str:
+    """What an error says; with its kind, where that says more."""
+    return str(error) if isinstance(error, (ImportError, OSError, SyntaxError)) else f"{type(error).__name__}: {error}"
 
 
 def _file_module(path: Path) -> Any:

@@ -223,6 +223,20 @@ def test_labelled_inputs_give_accuracy(model: Path, tmp_path: Path) -> None:
     assert found["samples"] == 7
 
 
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": np.zeros(6, int)}, "'labels' is int64 of shape [6]; it must hold a whole number for each of the 7"),
+        ({"labels": np.zeros((7, 1), int)}, "of shape [7, 1]"),
+        ({"labels": np.full(7, 1.5)}, "'labels' is float64"),
+        ({"image": np.full((7, 3, 16, 16), 1e300)}, "array 'image' holds numbers that float32 has no room for"),
+    ],
+)
+def test_inputs_that_do_not_fit(arrays: dict[str, np.ndarray], message: str, model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", **{"image": tensor(7, 3, 16, 16), **arrays})  # type: ignore[arg-type]
+    refuse(run("net.onnx", "--inputs", "i.npz", cwd=tmp_path), 2, message, tmp_path, "i.npz", "net.onnx")
+
+
 # --- what can go wrong ------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +247,13 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"\x93NUMPY\x01\x00")
     refuse(run("bad.onnx", cwd=tmp_path), 1, "bad.onnx", tmp_path, "bad.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("", "which model?"), (".", "load '.'"), ("/dev/null", "load '/dev/null'")]
+)
+def test_what_is_no_model_at_all(name: str, message: str, tmp_path: Path) -> None:
+    refuse(run(name, cwd=tmp_path), 2, message, tmp_path)
 
 
 def test_an_unknown_kind_of_file(tmp_path: Path) -> None:
@@ -318,6 +339,10 @@ def test_a_pass_that_was_undone_is_named_even_when_quiet(model: Path, tmp_path: 
         (["--max-error", "-0.1"], "below 0"),
         (["--min-snr", "nan"], "NaN is no limit"),
         (["--bisect-limit", "-1"], "'-1' is not 0, 1, 2"),
+        (["--target", "onnx", "-o", ".onnx"], "needs a name before .onnx"),
+        (["--save-temps", "net.onnx"], "is not a folder"),
+        (["--print-pipeline", "--pass", "nope"], "unknown pass 'nope'"),
+        (["--print-pipeline", "--passes", "fold-constants{"], "is not a pass spec"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )

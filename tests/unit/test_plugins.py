@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,20 @@ def test_public_names_exist() -> None:
         assert getattr(edgec, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = edgec.nope
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def (", "invalid syntax"),
+        ("raise KeyError('boom')", "KeyError: 'boom'"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("", "mine.py has no 'Mine'"),
+        ("class Mine: pass", "is not a pass"),
+        ("from edgec import Pass\nclass Mine(Pass): pass", "has no name"),
+    ],
+)
+def test_files_that_hold_no_pass(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        find_pass(f"{tmp_path}/mine.py:Mine")
