@@ -17,8 +17,8 @@ from .linear import Linear, Side
 FAR = 1e3
 """A shift before a linear operator beyond this is left alone: folding it would add and subtract two big numbers."""
 
-
 Vectors = tuple[np.ndarray | None, np.ndarray | None]
+"""Scale and shift, a number per channel each; None for a scale of 1 and a shift of 0."""
 
 
 def rescale(linear: Linear, scale: np.ndarray | None, shift: np.ndarray | None, ctx: Context) -> bool:
