@@ -21,6 +21,7 @@ from .records import Analysis, Layer, Shape, Totals
 from .sizes import Sizes
 from .storage import parameters, weight_bytes
 from .stored import Stored, weigh
+from .stored import Stored, weigh
 from .traffic import Traffic
 from .walk import Liveness, chosen, trips
 from .widths import is_rounding
@@ -49,16 +50,21 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
     counter = _Counter(flat, sizes)
     layers = counter.layers(flat.graph, 1)
     weigh(layers, counter.nodes, Stored(flat, zeros=zeros))
-    found = Analysis(source, dict(sizes.symbols), _ports(flat.graph.inputs, sizes), _ports(flat.graph.outputs, sizes))
-    found.limits = sizes.limits
-    found.symbols |= counter.symbols
-    found.layers = layers
-    found.unknown = [f"{x.name} ({x.op}): {x.unknown}" for x in layers if x.unknown]
-    found.warnings = counter.warnings
+    found = Analysis(
+        source,
+        dict(sizes.symbols) | counter.symbols,
+        _ports(flat.graph.inputs, sizes),
+        _ports(flat.graph.outputs, sizes),
+        layers,
+        memory=memory(flat, sizes),
+        unknown=[f"{x.name} ({x.op}): {x.unknown}" for x in layers if x.unknown],
+        warnings=counter.warnings,
+    )
     found.totals = _totals(layers)
     found.totals.parameters, found.totals.bytes = parameters(model), weight_bytes(model)
-    found.memory = memory(flat, sizes, live=counter.live)
     found.totals.peak_activation_bytes = found.memory.peak
+    if zeros:
+        found.totals.zeros = sum(x.zeros or 0 for x in layers)
     return found
 
 
@@ -121,7 +127,6 @@ class _Counter:
         layer.special, layer.int_ops = d.mul(runs, done.special), d.mul(runs, done.int_ops)
         read, written = self.traffic.of(op)
         layer.read, layer.written = d.mul(runs, read), d.mul(runs, written)
-        layer.effective_macs = layer.macs
 
     def _inside(self, node: ir.Node, runs: Dim) -> list[Layer]:
         inner = subgraphs(node)
