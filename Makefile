@@ -12,7 +12,9 @@ demo: $(VENV)/.installed
 	cd examples/digits && ../../$(BIN)/edgec digits.onnx -O2 --target ios --shape N:1 \
 		--inputs digits.npz --report digits.html --report digits.json
 
+# Some tests read pages in a real browser: the system's, installed by its package manager where there is none.
 test: $(VENV)/.test
+	$(BIN)/python tests/chromium.py
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.test

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # For terminals and pipes whose encoding has none of these.
 _ASCII = str.maketrans(
     {"→": "->", "✓": "+", "✗": "x", "×": "x", "·": "-", "…": "...", "≤": "<=", "≥": ">=", "–": "-", "’": "'"}
+    | {"µ": "u", "│": "|", "├": "|", "└": "`", "█": "#"}
+    | dict.fromkeys("▌▋▊▉", "#")
+    | dict.fromkeys("▏▎▍", "")
 )
 
 OUTPUTS = 6

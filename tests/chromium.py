@@ -39,6 +39,15 @@ HELP = (
 )
 
 
+_LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3]]
+os.dup2(ends[0], 3), os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Puts two file descriptors, whatever their numbers, where the browser looks for its pipe, and becomes the browser."""
+
+
 def find() -> str | None:
     """The browser to use: the one that the variable CHROME names, else the first that is installed."""
     named = os.environ.get("CHROME")
@@ -77,11 +86,9 @@ class Browser:
             "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.name}",
         )  # fmt: skip
-        # The shell puts the two ends where the browser looks for them, whatever numbers they have here.
-        shell = f'exec "$@" 3<&{commands} 4>&{answers}'
         self._process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", path, *options, "about:blank"], pass_fds=(commands, answers),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", _LAUNCH, str(commands), str(answers), path, *options, "about:blank"],
+            pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(commands)
         os.close(answers)

@@ -11,8 +11,9 @@ from ..cost import polynomial
 from ..cost.records import Analysis
 from ..report_terminal import _emit, _section, _table
 from .document import VERSION, to_json
-from .terminal import METRICS, shape_text
+from .terminal import METRICS
 from .tree import add, layer_figures
+from .wording import shape_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -88,23 +89,26 @@ def print_comparison(
 
 
 def _other_ports(a: Analysis, b: Analysis) -> list[RenderableType]:
+    """What the models do not have in common at their interface; names may differ, ports are taken in order."""
     from rich.text import Text
 
-    texts = [
-        {n: f"{n}: {kind} [{shape_text(s)}]" for n, (kind, s) in {**x.inputs, **x.outputs}.items()} for x in (a, b)
-    ]
-    if texts[0] == texts[1]:
-        return []
-    lines = [f"{texts[0].get(n, 'none')} → {texts[1].get(n, 'none')}" for n in {**texts[0], **texts[1]}]
-    changed = [line for line in lines if len(set(line.split(" → "))) > 1]
-    return [_section(Text("Their interfaces differ", "bold yellow"), changed)]
+    lines = []
+    for word, ports in (("input", (a.inputs, b.inputs)), ("output", (a.outputs, b.outputs))):
+        told = [[f"{kind} [{shape_text(shape)}]" for kind, shape in side.values()] for side in ports]
+        if len(told[0]) != len(told[1]):
+            lines.append(f"{len(told[0])} {word}{'s' * (len(told[0]) > 1)} → {len(told[1])}")
+        lines += [f"{word} {n}: {x} → {y}" for n, x, y in zip(ports[0], *told, strict=False) if x != y]
+    return [_section(Text("Their interfaces differ", "bold yellow"), lines[:8])] if lines else []
 
 
 def _totals(a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]]) -> RenderableType:
     from rich.text import Text
 
     table = _table(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
+    counted = any(t.totals.effective_macs != t.totals.macs for t in (a, b))
     for name, words in TOTALS.items():
+        if name == "effective_macs" and not counted:
+            continue
         x, y = (polynomial.evaluate(getattr(t.totals, name), s) for t, s in zip((a, b), at, strict=True))
         if x or y:
             form = fig.size if name in _BYTES else fig.count

@@ -31,6 +31,7 @@ def to_json(analysis: Analysis) -> Json:
         "version": VERSION,
         "source": analysis.source,
         "symbols": dict(analysis.symbols),
+        "limits": {name: number(size) for name, size in analysis.limits.items()},
         "sizes": sizes(analysis),
         "inputs": _ports(analysis.inputs),
         "outputs": _ports(analysis.outputs),
@@ -42,6 +43,7 @@ def to_json(analysis: Analysis) -> Json:
             "order": list(memory.order),
             "live": [number(n) for n in memory.live],
             "at_peak": list(memory.at_peak),
+            "unsized": list(memory.unsized),
         },
         "unknown": list(analysis.unknown),
         "warnings": list(analysis.warnings),
@@ -104,7 +106,7 @@ SIDE, LENGTH = 224, 128
 def sizes(analysis: Analysis) -> dict[str, int]:
     """A size for each free dimension, to show figures at: 1 for batches, 224 for sides of images, 128 for the rest.
 
-    One that no input shows is 1: how large it gets, only the data tell.
+    One that only a run tells is as large as it can be, or 1 where nothing limits it.
     """
     found: dict[str, int] = dict.fromkeys(analysis.symbols, 1)
     for _, dims in analysis.inputs.values():
@@ -115,7 +117,11 @@ def sizes(analysis: Analysis) -> dict[str, int]:
     for size in _counted(analysis):
         for name in sorted(polynomial.symbols(size)):
             found.setdefault(name, 1)
-    return found
+    for name, limit in analysis.limits.items():
+        if polynomial.symbols(limit) <= found.keys():
+            found[name] = polynomial.evaluate(limit, found)
+    # Where an order of steps was chosen for some sizes, these are the ones.
+    return {name: analysis.memory.at.get(name, size) for name, size in found.items()}
 
 
 def _usual(axis: int, dims: Sequence[Dim | None]) -> int:

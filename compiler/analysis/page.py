@@ -9,7 +9,8 @@ from typing import Any
 from ..cost.records import Analysis
 from ..html_parts import Html, tag
 from ..web import ANALYSIS, page
-from .document import to_json
+from .document import sizes, to_json
+from .wording import letters, shape_text
 
 LABELS = ("before", "after")
 STYLES = ("page.css", "analysis.css")
@@ -31,7 +32,10 @@ _SAVE = tag("button", "Save as analysis.json", id="save-analysis", class_="link"
 
 def documents(analyses: Sequence[Analysis], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the scripts draw: the documents with their labels, the devices that there are."""
-    models = [{"label": label, "document": to_json(a)} for label, a in zip(LABELS, analyses, strict=False)]
+    models = [
+        {"label": label, "document": to_json(a), "letters": letters(a, sizes(a))}
+        for label, a in zip(LABELS, analyses, strict=False)
+    ]
     return {"models": models, **(extra or {})}
 
 
@@ -39,17 +43,12 @@ def _head(analyses: Sequence[Analysis], names: Sequence[str]) -> Html:
     last = analyses[-1]
     arrow = tag("span", " → ", class_="arrow")
     inside = [part for i, name in enumerate(names) for part in ((arrow, name) if i else (name,))]
+    names_of = letters(last, sizes(last))
     chips = [tag("span", f"{last.totals.nodes:,} nodes", class_="chip")]
     chips += [
-        tag("span", f"{name}: {kind} {_shape(dims)}", class_="chip")
+        tag("span", f"{name}: {kind} {shape_text(dims, names_of).replace(', ', '×') or 'scalar'}", class_="chip")
         for name, (kind, dims) in list(last.inputs.items())[:6]
     ]
     if any(a.unknown for a in analyses):
         chips.append(tag("span", "unknown operators", class_="chip bad"))
     return Html(tag("h1", *inside) + tag("div", *chips, class_="chips"))
-
-
-def _shape(dims: Any) -> str:
-    from .terminal import shape_text
-
-    return shape_text(dims).replace(", ", "×") or "scalar"

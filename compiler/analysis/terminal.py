@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from ..cost.records import Analysis
 from ..dims import Dim, Poly
 from ..report_terminal import _emit, _section, _table
 from .tree import Module, Row, layer_figures, rows, short_name, tree
+from .wording import letters, readable, shape_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,9 +23,6 @@ _HEAD, _DIM, _WARN = "bold", "dim", "bold yellow"
 
 BAR = 8
 """Characters of a full bar."""
-
-TERMS = 6
-"""Terms of a polynomial that are shown; the JSON document has all."""
 
 
 @dataclass(frozen=True)
@@ -82,51 +79,51 @@ def print_analysis(
     flat: bool = False,
 ) -> None:
     """Print totals, warnings and the costliest modules (`flat`: layers), figures at sizes `at` of free dimensions."""
-    parts = [_title(analysis, at), _totals(analysis, at), *_notices(analysis)]
+    names, plain = letters(analysis, at), not console.encoding.startswith("utf")
+    parts = [_title(analysis, at, names), _totals(analysis, at, names, plain), *_notices(analysis)]
     root = tree(analysis, at)
     shown = _flat(analysis, at, by, top) if flat else rows(root, by, top, depth)
     parts.append(_where(shown, root.figures, by, console.width, flat))
     _emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
 
 
-def _title(analysis: Analysis, at: Mapping[str, int]) -> RenderableType:
+def _title(analysis: Analysis, at: Mapping[str, int], names: Mapping[str, str]) -> RenderableType:
     from rich.text import Text
 
     text = Text.assemble((analysis.source, _HEAD))
-    ports = [f"{name}: {kind} [{shape_text(s)}]" for name, (kind, s) in analysis.inputs.items()]
+    ports = [f"{name}: {kind} [{shape_text(s, names)}]" for name, (kind, s) in analysis.inputs.items()]
     text.append("\n" + ", ".join(ports[:4]) + (f" and {len(ports) - 4} more inputs" if len(ports) > 4 else ""), _DIM)
     if at:
         text.append("\nfigures at ", _DIM)
-        text.append(", ".join(f"{k}={v}" for k, v in at.items()))
+        text.append(", ".join(f"{names[k]} = {v}" for k, v in at.items()))
         free = next(iter(analysis.symbols), next(iter(at)))
         text.append(f"; --shape {free}:<size> for others", _DIM)
+        long = [f"{short} is {name}" for name, short in names.items() if short != name]
+        text.append("\n" + ", ".join(long) if long else "", _DIM)
     return text
 
 
-def shape_text(shape: Sequence[Dim | None] | None) -> str:
-    """`1, 3, T, ?`"""
-    return "unknown rank" if shape is None else ", ".join("?" if d is None else polynomial.text(d) for d in shape)
-
-
-def _totals(analysis: Analysis, at: Mapping[str, int]) -> RenderableType:
+def _totals(analysis: Analysis, at: Mapping[str, int], names: Mapping[str, str], plain: bool) -> RenderableType:
     from rich.text import Text
 
     table = _table(("", "left", False), ("", "right", False), ("", "left", True))
     table.show_header = False
-    for name, figure, words in total_lines(analysis, at):
+    for name, figure, words in total_lines(analysis, at, lambda size: readable(size, names, plain)):
         table.add_row(name, Text(figure, _HEAD), Text(words, _DIM))
     return table
 
 
-def total_lines(analysis: Analysis, at: Mapping[str, int]) -> Iterator[tuple[str, str, str]]:
-    """(what, figure, in full or as a polynomial) of each total."""
+def total_lines(
+    analysis: Analysis, at: Mapping[str, int], formula: Callable[[Dim], str]
+) -> Iterator[tuple[str, str, str]]:
+    """(what, figure, in full or as a polynomial, written by `formula`) of each total."""
     t = analysis.totals
 
     def value(size: Dim) -> int:
         return polynomial.evaluate(size, at)
 
     def line(name: str, size: Dim, form: Callable[[float], str] = _count) -> tuple[str, str, str]:
-        full = readable(size) if isinstance(size, Poly) else f"{size:,}" if size >= 10_000 else ""
+        full = formula(size) if isinstance(size, Poly) else f"{size:,}" if size >= 10_000 else ""
         return name, form(value(size)), full
 
     yield line("MACs", t.macs)
@@ -157,19 +154,6 @@ def _sum(a: Dim, b: Dim) -> Dim:
     return add(a, b)
 
 
-def readable(size: Dim) -> str:
-    """A polynomial, its first terms where it has many."""
-    if isinstance(size, Poly) and len(size.terms) > TERMS:
-        ordered = sorted(size.terms, key=lambda t: (-len(t[0]), repr(t[0])))
-        return f"{_separated(polynomial.text(Poly(tuple(ordered[:TERMS]))))} + {len(size.terms) - TERMS} more terms"
-    return _separated(polynomial.text(size))
-
-
-def _separated(text: str) -> str:
-    """Large factors with their thousands separated; names that hold digits stay."""
-    return re.sub(r"(?<![\w.])\d{5,}(?!\w)", lambda m: f"{int(m[0]):,}", text)
-
-
 def _notices(analysis: Analysis) -> Iterator[RenderableType]:
     from rich.text import Text
 
@@ -196,42 +180,53 @@ def _flat(analysis: Analysis, at: Mapping[str, int], by: str, top: int) -> list[
 
 
 def _where(shown: Sequence[Row], total: Mapping[str, float], by: str, width: int, flat: bool) -> Table:
+    """The table; names get what the figures leave of the width."""
     from rich.text import Text
 
-    columns = [c for c in _columns(by, width) if c == by or total.get(c)]
-    table = _table(("layer" if flat else "module", "left", False))
-    table.columns[0].overflow = "ellipsis"
-    table.columns[0].ratio = 1
-    for c in columns:
-        table.add_column(METRICS[c].head, justify="right", no_wrap=True)
-    table.add_column(f"share of {METRICS[by].head}", justify="left", no_wrap=True)
-    for row in shown:
-        share = row.figures.get(by, 0) / total[by] if total.get(by) else 0
-        cells = [Text(METRICS[c].form(row.figures.get(c, 0))) for c in columns]
-        bar = Text.assemble(f"{share:6.1%} ", (_bar(share), "cyan"))
-        table.add_row(_label(row), *cells, bar, style=_DIM if row.module is None else "")
+    columns = _columns(by, width, total)
+    figures = [[METRICS[c].form(row.figures.get(c, 0)) for c in columns] for row in shown]
+    heads = [METRICS[c].head for c in columns]
+    share = f"share of {METRICS[by].head}"
+    taken = (
+        sum(2 + max(map(len, column)) for column in zip(heads, *figures, strict=True)) + 2 + max(len(share), 7 + BAR)
+    )
+    table = _table(("layer" if flat else "module", "left", False), *((h, "right", False) for h in heads))
+    table.add_column(share, justify="left", no_wrap=True)
+    for row, cells in zip(shown, figures, strict=True):
+        part = row.figures.get(by, 0) / total[by] if total.get(by) else 0
+        bar = Text.assemble(f"{part:6.1%} ", (_bar(part), "cyan"))
+        label = _label(row, max(12, width - 1 - taken))
+        table.add_row(label, *map(Text, cells), bar, style=_DIM if row.module is None else "")
     return table
 
 
-def _columns(by: str, width: int) -> list[str]:
+def _columns(by: str, width: int, total: Mapping[str, float]) -> list[str]:
     """As many columns as fit beside the names, the sorted one first."""
-    usual = [by, *(c for c in ("macs", "parameters", "bytes", "time", "bound", "flops", "weight_bits") if c != by)]
-    return usual[: max(3, (width - 46) // 10)]
+    usual = [c for c in ("macs", "time", "parameters", "bytes", "bound", "flops", "weight_bits") if c != by]
+    return [by, *(c for c in usual if total.get(c))][: max(3, (width - 46) // 10)]
 
 
-def _label(row: Row) -> Text:
+def _label(row: Row, width: int) -> Text:
     from rich.text import Text
 
     lead = "".join("  " if last else "│ " for last in row.last[:-1])
     lead += ("└ " if row.last[-1] else "├ ") if row.last else ""
     if row.module is None:
         return Text.assemble((lead, _DIM), (f"… {row.left_out:,} more", _DIM))
-    layer = row.module.layer
+    layer, left = row.module.layer, width - len(lead)
     if layer is None:
-        return Text.assemble((lead, _DIM), (row.module.name, _HEAD if not row.depth else ""))
-    op = "" if layer.op in row.module.name else f" {layer.op}"
-    unknown = (" unknown", _WARN) if layer.unknown else ""
-    return Text.assemble((lead, _DIM), row.module.name, (op, _DIM), unknown)
+        return Text.assemble((lead, _DIM), (shortened(row.module.name, left), _HEAD if not row.depth else ""))
+    op = "" if layer.op in row.module.name or len(row.module.name) + len(layer.op) >= left else f" {layer.op}"
+    name = shortened(row.module.name, left - 8 if layer.unknown else left)
+    return Text.assemble((lead, _DIM), name, (op, _DIM), (" unknown", _WARN) if layer.unknown else "")
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of at most so many characters; the middle of a longer one is left out."""
+    if len(name) <= most:
+        return name
+    head = max(1, most // 3)
+    return f"{name[:head]}…{name[len(name) - max(1, most - head - 1) :]}"
 
 
 def _bar(share: float) -> str:

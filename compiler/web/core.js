@@ -62,8 +62,12 @@ function number(d, at) {
   }
   return total;
 }
-// `2·B·T²·768` of `2*B*T^2*768`.
-const pretty = text => text.replaceAll("*", "·").replace(/\^(\d+)/g, (_, n) => [...n].map(c => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join(""));
+// `2·B·⌈T/2⌉²` of `2*B*ceil(T/2)^2`; long names of free dimensions by their letters.
+function formula(text, letters = {}) {
+  for (const name of Object.keys(letters).sort((a, b) => b.length - a.length)) text = text.replaceAll(name, letters[name]);
+  return text.replace(/(ceil|floor)\(([^()]*)\)/g, (_, f, x) => f === "ceil" ? `⌈${x}⌉` : `⌊${x}⌋`).replaceAll("*", "·")
+    .replace(/(?<![\w.^])\d{5,}(?!\w)/g, n => full(+n)).replace(/\^(\d+)/g, (_, n) => [...n].map(c => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join(""));
+}
 
 // --- kinds of operators
 
@@ -105,14 +109,15 @@ const SUMMED = [...Object.keys(METRICS), "special", "int_ops"];
 // --- a model: its document, and its figures at the current sizes of free dimensions
 
 class Model {
-  constructor(doc, label) {
+  constructor(doc, label, letters = {}) {
     this.doc = doc;
+    this.letters = letters;
     this.label = label;
     this.at = { ...doc.sizes };
     this.layers = doc.layers.map((layer, index) => ({
       index, name: layer.name, op: layer.op, path: layer.path, raw: layer, kind: kindOf(layer),
       short: layer.name.replace(/\/+$/, "").split("/").pop() || layer.op,
-      shape: shapeText(layer.outputs[0]), figures: {},
+      shape: shapeText(layer.outputs[0], letters), figures: {},
     }));
     this.tree = grow(this.layers, doc.source.split("/").pop());
     this.evaluate();
@@ -134,7 +139,8 @@ class Model {
   }
   get symbols() { return Object.keys(this.at); }
 }
-const shapeText = shape => shape === undefined ? "" : shape === null ? "?" : shape.length ? shape.map(d => d ?? "?").map(d => pretty(String(d))).join("×") : "scalar";
+const shapeText = (shape, letters) => shape === undefined ? "" : shape === null ? "?" : !shape.length ? "scalar" :
+  shape.map(d => typeof d === "string" ? formula(d, letters) : d ?? "?").join("×");
 
 // Modules by path; layers are the leaves. A module that only holds one other is one with it.
 function grow(layers, name) {

@@ -43,7 +43,7 @@ function sizesForm() {
       for (const m of state.models) if (name in m.at) { m.at[name] = value; m.evaluate(); }
       tell("sizes");
     } });
-    return make("span", { class: "size", title: where }, make("label", { for: `size-${name}` }, name, " = "), field);
+    return make("span", { class: "size", title: `${name}: ${where}` }, make("label", { for: `size-${name}` }, owner.letters[name] ?? name, " = "), field);
   });
   return section("sizes", "Free dimensions", make("p", { class: "controls" }, ...fields, make("span", { class: "soft" }, "All figures follow.")));
 }
@@ -113,7 +113,7 @@ function sideBySide() {
 
 function start() {
   const data = JSON.parse(document.getElementById("analyses").textContent);
-  state.models = data.models.map(({ label, document: d }) => new Model({ ...d, devices: data.devices, device: data.device, range: data.range }, label));
+  state.models = data.models.map(({ label, document: d, letters }) => new Model({ ...d, devices: data.devices, device: data.device, range: data.range }, label, letters));
   state.index = data.models.length - 1;
   state.zoom = model().tree;
   const host = document.getElementById("analysis");

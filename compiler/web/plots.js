@@ -64,7 +64,7 @@ function roofline() {
     for (const p of points) p.y = p.layer.figures.seconds ? (p.layer.figures.flops + p.layer.figures.special) / p.layer.figures.seconds : Math.min(device.flops, p.x * device.bandwidth);
     const xs = [...points.map(p => p.x), ridge], ys = [...points.map(p => p.y), device.flops];
     const low = [10 ** Math.floor(Math.log10(Math.min(...xs) * 0.8)), 10 ** Math.floor(Math.log10(Math.min(...ys) * 0.8))];
-    const high = [10 ** Math.ceil(Math.log10(Math.max(...xs) * 1.2)), 10 ** Math.ceil(Math.log10(Math.max(...ys) * 1.3))];
+    const high = [10 ** Math.ceil(Math.log10(Math.max(...xs) * 1.2)), 10 ** Math.ceil(Math.log10(Math.max(...ys) * 2))];
     const f = frame(width, Math.round(Math.max(280, Math.min(440, width * 0.5))), { left: 74, right: 16, top: 28, bottom: 44 }, `Roofline of ${device.title}`);
     const scale = (lo, hi, from, to) => v => from + (Math.log10(v) - Math.log10(lo)) / (Math.log10(hi) - Math.log10(lo)) * (to - from);
     const x = scale(low[0], high[0], f.left, f.right), y = scale(low[1], high[1], f.bottom, f.top);
@@ -72,7 +72,7 @@ function roofline() {
       v => `${v >= 1000 ? scaled(v).replace(/\.0+ /, " ") : +v.toPrecision(2)}`, "FLOPs per byte moved", "FLOPs per second");
     const start = Math.max(low[0], low[1] / device.bandwidth);
     f.add("path", { d: `M${x(start)},${y(start * device.bandwidth)}L${x(ridge)},${y(device.flops)}L${f.right},${y(device.flops)}`, class: "roof" });
-    f.add("text", { x: f.right - 4, y: y(device.flops) - 7, "text-anchor": "end", class: "strong" }, rate(device.flops));
+    f.add("text", { x: f.right - 4, y: y(device.flops) - 18, "text-anchor": "end", class: "strong" }, rate(device.flops));
     const slope = Math.atan2(y(device.flops) - y(start * device.bandwidth), x(ridge) - x(start)) * 180 / Math.PI;
     const at = [(x(start) + x(ridge)) / 2, (y(start * device.bandwidth) + y(device.flops)) / 2];
     f.add("text", { transform: `translate(${at[0] - 6},${at[1] - 7}) rotate(${slope})`, "text-anchor": "middle", class: "strong" }, `${size(device.bandwidth)}/s`);
@@ -149,18 +149,19 @@ const GROWN = {
 
 function growth() {
   if (!model().symbols.length) return null;
+  const letter = name => model().letters[name] ?? name;
   let symbol = model().symbols.find(s => model().at[s] > 1) ?? model().symbols[0], metric = "macs", logarithmic = false;
-  const box = make("div", { class: "plotbox" }), formula = make("p", { class: "soft formula" }), table = make("div", { class: "scroll" });
+  const box = make("div", { class: "plotbox" }), words = make("p", { class: "soft formula" }), table = make("div", { class: "scroll" });
   const from = make("input", { type: "number", min: 1, value: 1, "aria-label": "from" }), to = make("input", { type: "number", min: 2, value: 2, "aria-label": "to" });
   const reset = () => { from.value = Math.max(1, Math.round(model().at[symbol] / 8)); to.value = Math.max(8, model().at[symbol] * 4); };
   const picker = make("select", { id: "symbol", onchange: e => { symbol = e.target.value; reset(); redraw(); } },
-    model().symbols.map(s => make("option", { value: s, selected: s === symbol }, s)));
+    model().symbols.map(s => make("option", { value: s, selected: s === symbol }, letter(s))));
   for (const field of [from, to]) field.addEventListener("input", () => redraw());
   const host = section("growth", "How cost grows",
     make("p", { class: "controls" }, make("label", { for: "symbol" }, "with "), picker, " from ", from, " to ", to,
       choice("Cost", Object.entries(GROWN).map(([k, [n]]) => [k, n]), metric, k => { metric = k; redraw(); }),
       choice("Scale", [["linear", "linear"], ["log", "log"]], "linear", k => { logarithmic = k === "log"; redraw(); })),
-    formula, box, table);
+    words, box, table);
   reset();
   const asked = state.models[0].doc.range;
   if (asked) { symbol = picker.value = asked.symbol; from.value = asked.values[0]; to.value = asked.values.at(-1); }
@@ -182,30 +183,31 @@ function growth() {
     const x = logarithmic ? v => f.left + Math.log(v / low) / Math.log(high / low) * (f.right - f.left) : v => f.left + (v - low) / (high - low) * (f.right - f.left);
     const y = logarithmic ? v => f.bottom - Math.log(Math.max(v, least) / least) / Math.log(top / least * 1.2 || 2) * (f.bottom - f.top) : v => f.bottom - v / (top * 1.05) * (f.bottom - f.top);
     const marks = logarithmic ? doublings(low, high, width / 90) : ticks(low, high, width / 110);
-    axes(f, marks, logarithmic ? powers(least, top * 1.2, 6) : ticks(0, top, 5), x, y, full, form, symbol, name);
+    axes(f, marks, logarithmic ? powers(least, top * 1.2, 6) : ticks(0, top, 5), x, y, full, form, letter(symbol), name);
     const line = rows.map(([v, c], i) => `${i ? "L" : "M"}${x(v).toFixed(1)},${y(c[metric]).toFixed(1)}`).join("");
     f.add("path", { d: `${line}L${x(values.at(-1))},${f.bottom}L${x(values[0])},${f.bottom}Z`, class: "area" });
     f.add("path", { d: line, class: "line" });
     const now = m.at[symbol];
     if (now >= low && now <= high) {
-      const c = costs(m, now)[metric], px = x(now), end = px > (f.left + f.right) / 2;
+      // Costs grow: left of the point there is room above the line, right of it below.
+      const c = costs(m, now)[metric], px = x(now), end = px - f.left > 150;
       f.add("line", { x1: px, x2: px, y1: f.top, y2: f.bottom, class: "peak" });
       f.add("circle", { cx: px, cy: y(c), r: 4, class: "peakdot" });
-      f.add("text", { x: px + (end ? -9 : 9), y: Math.max(f.top + 12, y(c) - 8), "text-anchor": end ? "end" : "start", class: "strong halo" }, `${symbol} = ${full(now)}: ${form(c)}`);
+      f.add("text", { x: px + (end ? -9 : 9), y: end ? Math.max(f.top + 12, y(c) - 10) : Math.min(f.bottom - 6, y(c) + 18), "text-anchor": end ? "end" : "start", class: "strong" }, `${letter(symbol)} = ${full(now)}: ${form(c)}`);
     }
     f.add("rect", {
       x: f.left, y: f.top, width: f.right - f.left, height: f.bottom - f.top, fill: "transparent", onmouseleave: hideTip,
       onmousemove: e => {
         const part = (e.clientX - f.svg.getBoundingClientRect().left - f.left) / (f.right - f.left);
         const v = Math.max(low, Math.min(high, Math.round(logarithmic ? low * (high / low) ** part : low + part * (high - low)))), c = costs(m, v);
-        showTip(e.clientX, e.clientY, `${symbol} = ${full(v)}`, ...Object.entries(GROWN).map(([k, [n, g]]) => `${n}: ${g(c[k])}`));
+        showTip(e.clientX, e.clientY, `${letter(symbol)} = ${full(v)}`, ...Object.entries(GROWN).map(([k, [n, g]]) => `${n}: ${g(c[k])}`));
       },
     });
     box.replaceChildren(f.svg);
     const d = m.doc.totals[metric];
-    formula.textContent = d && typeof d === "object" ? `${name} = ${pretty(d.text)}` : "";
+    words.textContent = d && typeof d === "object" ? `${name} = ${formula(d.text, m.letters)}` : "";
     const lines = asked && asked.symbol === symbol ? asked.values : doublings(low, high, 12);
-    table.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th", { class: "n" }, symbol), Object.values(GROWN).map(([n]) => make("th", { class: "n" }, n)))),
+    table.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, make("th", { class: "n" }, letter(symbol)), Object.values(GROWN).map(([n]) => make("th", { class: "n" }, n)))),
       make("tbody", {}, lines.map(v => { const c = costs(m, v); return make("tr", {}, make("td", { class: "n" }, full(v)), Object.entries(GROWN).map(([k, [, g]]) => make("td", { class: "n" }, g(c[k])))); }))));
   }
   const redraw = responsive(box, drawPlot);

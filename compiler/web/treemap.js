@@ -87,9 +87,11 @@ function treemap() {
     }
     drawIn(root, 0, 0, width, height, 0);
     if (!found.length) found.push(make("p", { class: "soft empty" }, `Nothing here has any ${METRICS[metric].name}.`));
+    const focused = map.contains(document.activeElement);
     map.replaceChildren(...found);
     focus = 0;
     if (cells[0]) cells[0].tabIndex = 0;
+    if (focused) cells[0]?.focus();
   };
   const draw = responsive(map, drawMap);
   map.addEventListener("keydown", e => {
@@ -135,8 +137,8 @@ function treemap() {
   function layerCard(layer) {
     const f = layer.figures, raw = layer.raw;
     const rows = [
-      ["operator", layer.op], ["module", layer.path.join(".")], ["inputs", raw.inputs.map(shapeText).join(", ")],
-      ["outputs", raw.outputs.map(shapeText).join(", ")], ["runs", raw.runs === 1 ? "" : count(number(raw.runs, model().at))],
+      ["operator", layer.op], ["module", layer.path.join(".")], ["inputs", raw.inputs.map(s => shapeText(s, model().letters)).join(", ")],
+      ["outputs", raw.outputs.map(s => shapeText(s, model().letters)).join(", ")], ["runs", raw.runs === 1 ? "" : count(number(raw.runs, model().at))],
       ["MACs", full(f.macs)], ["effective MACs", raw.zeros === null ? "" : full(f.effective_macs)], ["FLOPs", full(f.flops)],
       ["special functions", f.special ? full(f.special) : ""], ["integer operations", f.int_ops ? full(f.int_ops) : ""],
       ["parameters", f.parameters ? full(f.parameters) : ""], ["stored", f.weight_bits ? bits(f.weight_bits) : ""],
