@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from .flow import Coupling
 from .grids import FROZEN, Ids
@@ -15,18 +17,31 @@ Flags = np.ndarray
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What can be removed by itself.
+class Units:
+    """Everything that can be removed by itself, as arrays.
 
     Attributes:
-        classes: the classes that go together.
-        kind: `rows` (whole heads, groups: an index of a leading axis of a grid) or `channels`.
-        family: units of one family have their slices on the same axes of the same weights.
+        members, starts: the classes that go with unit k are members[starts[k]:starts[k + 1]].
+        rows: per unit, whether it is an index of a leading axis of a grid (a head, a group) and not a channel.
+        family: per unit, a number; units of one family have their slices on the same axes of the same weights.
     """
 
-    classes: np.ndarray
-    kind: str
-    family: int
+    members: np.ndarray
+    starts: np.ndarray
+    rows: Flags
+    family: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def classes(self, chosen: np.ndarray) -> np.ndarray:
+        """The classes of these units (indices)."""
+        parts = [self.members[self.starts[k] : self.starts[k + 1]] for k in chosen]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def total(self, amounts: np.ndarray) -> np.ndarray:
+        """Per unit, the sum of an amount that is given per class."""
+        return np.add.reduceat(amounts[self.members], self.starts[:-1]) if len(self) else np.zeros(0)
 
 
 @dataclass
@@ -67,7 +82,7 @@ class Solution:
         for grid in self.ragged:
             alive = survivors(grid, dead)
             counts = alive.sum(-1)
-            if counts.size and (counts.min() != counts.max() or counts.min() == 0):
+            if not counts.size or counts.min() != counts.max() or counts.min() == 0:
                 return grid
         for grid in self.rigid:
             alive = survivors(grid, dead)
@@ -111,15 +126,22 @@ def _content(ids: Ids) -> bytes:
     return repr(ids.shape).encode() + np.ascontiguousarray(ids).tobytes()
 
 
-def units(coupling: Coupling, found: Solution, score: np.ndarray | None = None) -> list[Unit]:
+def units(coupling: Coupling, found: Solution, score: np.ndarray | None = None) -> Units:
     """Everything that can be removed by itself, rows first. `score` (per class) orders what is matched across rows.
 
     Rows of a ragged grid must lose equally many: a unit then takes one of each row, the lowest scores with each other.
     """
+    scores = np.zeros(found.count) if score is None else score
+    rows = list(_rows(found))
+    members, starts = _channels(found, scores)
+    joined = np.concatenate([*rows, members]) if rows else members
+    ends = np.cumsum([0, *(len(r) for r in rows)])
+    starts = np.concatenate([ends, ends[-1] + starts[1:]])
     marks = _marks(coupling, found)
-    made = [*_rows(found, marks), *_channels(found, marks, np.zeros(found.count) if score is None else score)]
-    keys: dict[tuple[str, int], int] = {}
-    return [Unit(c, kind, keys.setdefault((kind, mark), len(keys))) for c, kind, mark in made]
+    is_row = np.arange(len(starts) - 1) < len(rows)
+    places = np.add.reduceat(marks[joined], starts[:-1]) if len(starts) > 1 else np.zeros(0, np.uint64)
+    _, family = np.unique(places + is_row.astype(np.uint64), return_inverse=True)
+    return Units(joined, starts, is_row, family)
 
 
 def _marks(coupling: Coupling, found: Solution) -> np.ndarray:
@@ -128,145 +150,136 @@ def _marks(coupling: Coupling, found: Solution) -> np.ndarray:
     marks = np.zeros(found.count, np.uint64)
     for holds in coupling.holds.values():
         for h in holds:
-            flat = found.of[h.grid.ids.reshape(-1)]
-            np.add.at(marks, flat, rng.integers(1, 1 << 63, dtype=np.uint64))
+            np.add.at(marks, found.of[h.grid.ids.reshape(-1)], rng.integers(1, 1 << 63, dtype=np.uint64))
     return marks
 
 
-Made = tuple[np.ndarray, str, int]
-
-
-def _rows(found: Solution, marks: np.ndarray) -> Iterable[Made]:
-    """The closure of each slab over a leading axis."""
-    leading: set[int] = set()
-    for grid in [*found.ragged, *found.rigid]:
-        leading.update(_leading(found, grid))
-    done: set[int] = set()
-    for owner in sorted(leading - {FROZEN}):
-        if owner in done:
+def _rows(found: Solution) -> Iterable[np.ndarray]:
+    """The closure of each slab over a leading axis of a grid, where nothing in it is frozen and something is left."""
+    done = np.zeros(found.count, bool)
+    done[FROZEN] = True
+    for owner in _leading(found):
+        if done[owner]:
             continue
         start = np.zeros(found.count, bool)
         start[owner] = True
         dead = found.close(start)
-        classes = np.flatnonzero(dead)
-        done.update(int(c) for c in classes)
-        if not dead[FROZEN]:
-            yield classes, "rows", int(marks[classes].sum())
+        done |= dead
+        done[FROZEN] = True
+        if not dead[FROZEN] and found.fault(dead) is None:
+            yield np.flatnonzero(dead)
 
 
-def _leading(found: Solution, grid: Ids) -> Iterable[int]:
-    """The owners of slabs over leading axes of a grid."""
-    if not found.owners.size:
-        return []
-    index = _slab_index(found)
-    owners = []
-    for d in range(grid.ndim - 1):
-        for i in range(grid.shape[d]):
-            owner = index.get(np.sort(grid.take(i, d).reshape(-1)).tobytes())
-            if owner is not None:
-                owners.append(owner)
-    return owners
+def _leading(found: Solution) -> list[int]:
+    """The owners of slabs over leading axes of grids."""
+    parts = np.split(found.members, found.starts[1:-1]) if found.owners.size else []
+    index = {np.sort(m).tobytes(): int(o) for m, o in zip(parts, found.owners, strict=True)}
+    keys = [
+        np.sort(grid.take(i, d).reshape(-1)).tobytes()
+        for grid in [*found.ragged, *found.rigid] for d in range(grid.ndim - 1) for i in range(grid.shape[d])
+    ]  # fmt: skip
+    return sorted({index[k] for k in keys if k in index})
 
 
-def _slab_index(found: Solution) -> dict[bytes, int]:
-    if not hasattr(found, "_index"):
-        parts = np.split(found.members, found.starts[1:-1])
-        index = {np.sort(m).tobytes(): int(o) for m, o in zip(parts, found.owners, strict=True)}
-        object.__setattr__(found, "_index", index)
-    return found._index  # type: ignore[attr-defined, no-any-return]
-
-
-def _channels(found: Solution, marks: np.ndarray, score: np.ndarray) -> Iterable[Made]:
-    """Classes by themselves, or one from each row of a ragged grid."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
+def _channels(found: Solution, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes by themselves, columns of rigid grids together, or one from each row of a ragged one: members, starts."""
     n = found.count
-    a = [np.broadcast_to(g[(0,) * (g.ndim - 1)], g.shape).reshape(-1) for g in found.rigid]
-    b = [g.reshape(-1) for g in found.rigid]
-    if a:
-        left, right = np.concatenate(a), np.concatenate(b)
-        _, joined = connected_components(coo_array((np.ones(left.size, np.int8), (left, right)), shape=(n, n)), False)
-    else:
-        joined = np.arange(n)
-    owners = np.zeros(n, bool)
-    owners[found.owners] = True
-    frozen = np.zeros(n, bool)
-    frozen[joined[FROZEN]] = True
-    groups: dict[int, list[int]] = {}
-    for c in np.flatnonzero(~frozen[joined] & ~owners):
-        groups.setdefault(int(joined[c]), []).append(int(c))
-    tilt = _tilts(found, joined)
-    cells: dict[int, dict[tuple[tuple[int, int, int], ...], list[int]]] = {}
-    link = _links(tilt)
-    for key, classes in groups.items():
-        t = tilt.get(key)
-        if not t:
-            members = np.array(classes)
-            yield members, "channels", int(marks[members].sum())
-        else:
-            cells.setdefault(link[t[0][0]], {}).setdefault(tuple(t), []).append(key)
-    for component in cells.values():
-        yield from _matched(found, component, groups, marks, score)
+    joined = _columns(found)
+    usable = joined != joined[FROZEN]
+    usable[found.owners] = False
+    cls, grid, row, extra = _tilts(found, joined)
+    tilted = np.zeros(n, bool)
+    tilted[cls] = True
+    plain = np.flatnonzero(usable & ~tilted[joined])
+    plain = plain[np.argsort(joined[plain], kind="stable")]
+    cut = np.flatnonzero(np.diff(joined[plain], prepend=-1))
+    parts, sizes = [plain], [np.diff([*cut, plain.size])]
+    groups = _grouped(np.flatnonzero(usable & tilted[joined]), joined)
+    for matched in _matched(found, groups, (cls, grid, row, extra), score):
+        parts.append(matched)
+        sizes.append(np.array([matched.size]))
+    return np.concatenate(parts), np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
 
 
-def _tilts(found: Solution, joined: np.ndarray) -> dict[int, list[tuple[int, int, int]]]:
-    """Class → how many more of it than in the emptiest row lie in each row of each ragged grid: (grid, row, more)."""
-    tilts: dict[int, list[tuple[int, int, int]]] = {}
+def _grouped(classes: np.ndarray, joined: np.ndarray) -> dict[int, np.ndarray]:
+    """Joined class → the classes that it stands for."""
+    order = classes[np.argsort(joined[classes], kind="stable")]
+    keys, first = np.unique(joined[order], return_index=True)
+    return dict(zip(keys.tolist(), np.split(order, first[1:]), strict=True)) if keys.size else {}
+
+
+def _columns(found: Solution) -> np.ndarray:
+    """Classes, with those in one column of a rigid grid as one."""
+    if not found.rigid:
+        return np.arange(found.count)
+    left = np.concatenate([np.broadcast_to(g[(0,) * (g.ndim - 1)], g.shape).reshape(-1) for g in found.rigid])
+    right = np.concatenate([g.reshape(-1) for g in found.rigid])
+    links = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(found.count, found.count))
+    return np.asarray(connected_components(links, directed=False)[1])
+
+
+Tilts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Class, ragged grid, row of it, and how many more of the class lie there than in the row that has the fewest."""
+
+
+def _tilts(found: Solution, joined: np.ndarray) -> Tilts:
+    parts: list[np.ndarray] = [np.zeros((4, 0), np.int64)]
     for k, grid in enumerate(found.ragged):
         rows = joined[grid.reshape(-1, grid.shape[-1])]
-        flat = rows.reshape(-1)
-        where = np.repeat(np.arange(rows.shape[0]), rows.shape[1])
-        pairs, counts = np.unique(np.stack([flat, where]), axis=1, return_counts=True)
-        classes, first = np.unique(pairs[0], return_index=True)
-        for c, lo, hi in zip(classes, first, [*first[1:], pairs.shape[1]], strict=True):
-            least = counts[lo:hi].min() if hi - lo == rows.shape[0] else 0
-            more = [
-                (k, int(r), int(m - least)) for r, m in zip(pairs[1, lo:hi], counts[lo:hi], strict=True) if m > least
-            ]
-            if more:
-                tilts.setdefault(int(c), []).extend(more)
-    return tilts
-
-
-def _links(tilts: dict[int, list[tuple[int, int, int]]]) -> dict[int, int]:
-    """Ragged grid → a number for all grids that are bound to each other by a class that tilts both."""
-    parent: dict[int, int] = {}
-
-    def root(k: int) -> int:
-        parent.setdefault(k, k)
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for t in tilts.values():
-        for k, _, _ in t[1:]:
-            parent[root(k)] = root(t[0][0])
-        root(t[0][0])
-    return {k: root(k) for k in parent}
+        count = rows.shape[0]
+        pairs, times = np.unique(rows * count + np.arange(count)[:, None], return_counts=True)
+        cls, row = np.divmod(pairs, count)
+        starts = np.flatnonzero(np.diff(cls, prepend=-1))
+        spread = np.diff([*starts, cls.size])
+        least = np.where(spread == count, np.minimum.reduceat(times, starts), 0)
+        extra = times - np.repeat(least, spread)
+        more = extra > 0
+        parts.append(np.stack([cls[more], np.full(more.sum(), k), row[more], extra[more]]))
+    cls, grid_, row, extra = np.concatenate(parts, 1)
+    return cls, grid_, row, extra
 
 
 def _matched(
-    found: Solution,
-    cells: dict[tuple[tuple[int, int, int], ...], list[int]],
-    groups: dict[int, list[int]],
-    marks: np.ndarray,
-    score: np.ndarray,
-) -> Iterable[Made]:
-    """Units that take equal shares of all cells, where that evens out every row."""
-    share = int(np.gcd.reduce([len(keys) for keys in cells.values()]))
-    balance: dict[tuple[int, int], int] = {}
-    for tilt, keys in cells.items():
-        for k, row, more in tilt:
-            balance[k, row] = balance.get((k, row), 0) + more * (len(keys) // share)
-    for k in {k for k, _ in balance}:
+    found: Solution, groups: dict[int, np.ndarray], tilts: Tilts, score: np.ndarray
+) -> Iterable[np.ndarray]:
+    """Units that take equal shares of all cells (classes that tilt the same rows), where that evens out every row."""
+    cls, grid, row, extra = tilts
+    keep = np.isin(cls, list(groups))
+    cls, grid, row, extra = cls[keep], grid[keep], row[keep], extra[keep]
+    if not cls.size:
+        return
+    # Grids that one class tilts are bound to each other.
+    size = found.count + len(found.ragged)
+    links = coo_array((np.ones(cls.size, np.int8), (cls, found.count + grid)), shape=(size, size))
+    component = connected_components(links, directed=False)[1]
+    rows = int(row.max()) + 1
+    weight = np.random.default_rng(1).integers(1, 1 << 63, size=rows + len(found.ragged), dtype=np.uint64)
+    mix = weight[row] * weight[rows + grid] * extra.astype(np.uint64)
+    sign = np.zeros(found.count, np.uint64)
+    np.add.at(sign, cls, mix)
+    whole = np.array(sorted(groups))
+    totals = {key: float(score[groups[key]].sum()) for key in groups}
+    for c in np.unique(component[whole]):
+        inside = whole[component[whole] == c]
+        cells = [inside[sign[inside] == s] for s in np.unique(sign[inside])]
+        share = int(np.gcd.reduce([cell.size for cell in cells]))
+        if not _even(found, cells, share, (cls, grid, row, extra)):
+            continue
+        ordered = [sorted(cell.tolist(), key=lambda key: totals[key]) for cell in cells]
+        for j in range(share):
+            keys = [k for cell in ordered for k in cell[j * (len(cell) // share) : (j + 1) * (len(cell) // share)]]
+            yield np.concatenate([groups[k] for k in keys])
+
+
+def _even(found: Solution, cells: list[np.ndarray], share: int, tilts: Tilts) -> bool:
+    """Whether a share of each cell takes equally many from all rows of every grid."""
+    cls, grid, row, extra = tilts
+    taken = np.concatenate([cell[: cell.size // share] for cell in cells])
+    inside = np.isin(cls, taken)
+    for k in np.unique(grid[inside]):
+        here = inside & (grid == k)
         rows = found.ragged[k].reshape(-1, found.ragged[k].shape[-1]).shape[0]
-        amounts = [balance.get((k, r), 0) for r in range(rows)]
-        if min(amounts) != max(amounts):
-            return
-    ordered = [sorted(keys, key=lambda key: float(sum(score[c] for c in groups[key]))) for keys in cells.values()]
-    for j in range(share):
-        keys = [key for cell in ordered for key in cell[j * (len(cell) // share) : (j + 1) * (len(cell) // share)]]
-        classes = np.array([c for key in keys for c in groups[key]])
-        yield classes, "channels", int(marks[classes].sum())
+        amounts = np.bincount(row[here], extra[here], minlength=rows)
+        if amounts.min() != amounts.max():
+            return False
+    return True
