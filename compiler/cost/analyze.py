@@ -21,14 +21,16 @@ from .records import Analysis, Layer, Shape, Totals
 from .sizes import Sizes
 from .storage import parameters, weight_bytes
 from .stored import Stored, weigh
-from .stored import Stored, weigh
 from .traffic import Traffic
 from .walk import Liveness, chosen, trips
 from .widths import is_rounding
 from .work import Work
 
-SUMS = ("macs", "flops", "special", "int_ops", "read", "written", "effective_macs", "bops")
-"""Fields of a layer that are summed up, and that count for all its runs."""
+COUNTS = ("macs", "flops", "special", "int_ops", "read", "written")
+"""What is counted of one run of a node, and then for all of them."""
+
+SUMS = (*COUNTS, "effective_macs", "bops")
+"""Fields of a layer that are summed up."""
 
 
 def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: Shapes | None = None) -> Analysis:
@@ -122,11 +124,15 @@ class _Counter:
         rule = MACS.get(layer.op)
         macs = rule(op) if rule is not None else 0
         done = Work() if is_rounding(op.node) else work(op, macs)
-        runs = layer.runs
-        layer.macs, layer.flops = d.mul(runs, macs), d.mul(runs, done.flops)
-        layer.special, layer.int_ops = d.mul(runs, done.special), d.mul(runs, done.int_ops)
-        read, written = self.traffic.of(op)
-        layer.read, layer.written = d.mul(runs, read), d.mul(runs, written)
+        layer.macs = macs
+        layer.flops, layer.special, layer.int_ops = done
+        try:
+            layer.read, layer.written = self.traffic.of(op)
+        except Unknown as e:
+            layer.unknown = str(e)
+        if layer.runs != 1:
+            for field in COUNTS:
+                setattr(layer, field, d.mul(layer.runs, getattr(layer, field)))
 
     def _inside(self, node: ir.Node, runs: Dim) -> list[Layer]:
         inner = subgraphs(node)

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from .. import dims as d
 from ..dims import Dim
-from ..graph import const_tensor, subgraphs
+from ..graph import const_tensor
 from .bounds import ceil_div
-from .node import Op, Unknown, plus
+from .node import Op, Unknown
 from .walk import Liveness
 from .widths import bits, is_view
 
@@ -28,8 +28,8 @@ UNREAD = {
 }  # fmt: skip
 """Operators that look at the shape or type of these inputs only, or at a shape that they hold."""
 
-REPLACES = frozenset({"ScatterElements", "ScatterND", "TensorScatter"})
-"""Operators whose result is a changed copy of their first input: read whole, written whole."""
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators whose bytes are those of the operators inside them."""
 
 
 class Traffic:
@@ -43,19 +43,25 @@ class Traffic:
     def of(self, op: Op) -> tuple[Dim, Dim]:
         """Bytes read and written in one run of a node. Raises Unknown."""
         node = op.node
-        if is_view(node) or subgraphs(node):
+        kind = "" if node.domain else node.op_type
+        if is_view(node) or kind in CONTROL:
             return 0, 0
-        written = plus(*(self.held(op, v) for v in op.outputs if v.uses() or v.is_graph_output()))
-        unread = UNREAD.get(node.op_type, ()) if not node.domain else ()
-        picks = not node.domain and node.op_type in PICKS
         read: Dim = 0
-        for value in dict.fromkeys(v for i, v in enumerate(op.inputs) if v is not None and i not in unread):
-            if picks and value is op.inputs[0]:
-                read = d.add(read, self._picked(op, value))
+        inputs = op.inputs if len(op.inputs) < 2 else dict.fromkeys(op.inputs)
+        unread = [op.inputs[i] for i in UNREAD.get(kind, ()) if i < len(op.inputs)]
+        for value in inputs:
+            if value is None or value in unread:
+                continue
+            if kind in PICKS and value is op.inputs[0]:
+                read = d.add(read, _bytes(value, op.n_out()))
             elif self.live.is_constant(value):
                 read = d.add(read, self.stored(op, value))
             else:
                 read = d.add(read, self.held(op, value))
+        written: Dim = 0
+        for value in op.outputs:
+            if len(op.outputs) == 1 or value.uses() or value.is_graph_output():
+                written = d.add(written, self.held(op, value))
         return read, written
 
     def held(self, op: Op, value: ir.Value) -> Dim:
@@ -78,9 +84,6 @@ class Traffic:
         except Unknown:
             return total
         return min(total, written_out) if isinstance(written_out, int) and total else written_out
-
-    def _picked(self, op: Op, value: ir.Value) -> Dim:
-        return _bytes(value, op.n_out())
 
     def _sources(self, value: ir.Value) -> frozenset[ir.Value]:
         """The constants that a constant value is computed from."""

@@ -62,18 +62,24 @@ def per(op: Op, count: Dim, flops: int, special: int = 0) -> Work:
 
 def typed(op: Op, flops: Dim, special: Dim = 0) -> Work:
     """The work, of which all are operations on integers where the operator's data are integers or truth values."""
-    return Work(flops, special) if is_float(op) else Work(int_ops=d.add(flops, special))
+    return Work(flops, special) if is_float(op) else Work(0, 0, d.add(flops, special))
 
 
 def is_float(op: Op) -> bool:
     """Whether the operator computes with floating-point (or complex) numbers: going by what it reads first."""
-    value = next((v for v in (*op.inputs, *op.outputs) if v is not None), None)
+    value = op.inputs[0] if op.has(0) else op.outputs[0]
     kind = None if value is None else value.dtype
-    if kind is None:
-        raise Unknown(f"the element type of '{value.name if value else ''}' is not known")
-    if kind == ir.DataType.STRING:
-        raise Unknown("work on strings depends on what they hold")
-    return kind.is_floating_point() or kind in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
+    found = None if kind is None else _FLOATS[int(kind)]
+    if found is None:
+        why = "depends on what they hold" if kind == ir.DataType.STRING else "is not known"
+        raise Unknown(f"work on elements of the type of '{value.name if value is not None else ''}' {why}")
+    return found
+
+
+_FLOATS: dict[int, bool | None] = {
+    int(kind): kind.is_floating_point() or kind in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
+    for kind in ir.DataType
+} | {int(kind): None for kind in (ir.DataType.STRING, ir.DataType.UNDEFINED)}
 
 
 def rows(dims: list[Dim], axis: int) -> Dim:
