@@ -28,9 +28,9 @@ RECOGNISE = (
     "fuse-gelu",
     "fuse-activations",
     "fuse-normalization",
+    "fuse-softmax",
     "fuse-global-pool",
     "fuse-depth-to-space",
-    "fuse-softmax",
     "fuse-attention",
     "simplify-transposes",
 )

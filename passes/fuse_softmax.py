@@ -75,7 +75,7 @@ class FuseSoftmax(Pass):
 
     Before: `Exp(x - ReduceMax(x)) / ReduceSum(Exp(x - ReduceMax(x)))`, After: `Softmax(x)`
     Before: `Log(Softmax(x))`, After: `LogSoftmax(x)`
-    Before: `Reshape(Softmax(Flatten(x)))`, all axes but the last made one, as converters from old opsets write it,
+    Before: `Reshape(Softmax(Flatten(x)))`, all axes but one made one, as converters from old opsets write it,
     After: `Softmax(x)`
     """
 
@@ -97,10 +97,15 @@ def _unflatten(node: ir.Node) -> bool:
     axes = [axis(s) for s in start]
     middle = regroup(axes, flat)
     back = None if middle is None else regroup(middle, end)
-    if middle is None or back is None or resolve(back) != resolve(axes) or resolve(middle)[-1] != resolve(axes)[-1]:
+    if middle is None or back is None or resolve(back) != resolve(axes):
+        return False
+    # Of [N, C, 1, 1] flattened to [N, C], the last axis is axis 1.
+    normalised = resolve(middle)[-1]
+    at = [i for i, leaves in enumerate(resolve(axes)) if leaves == normalised]
+    if len(at) != 1:
         return False
     old = after.outputs[0]
-    new = g.insert_before(after, node.op_type, [x], {"axis": -1}, like=old)
+    new = g.insert_before(after, node.op_type, [x], {"axis": at[0] if at[0] < len(start) - 1 else -1}, like=old)
     g.replace_value(old, new.outputs[0])
     g.remove([after, node, before], sources=True)
     return True

@@ -38,6 +38,14 @@ def test_forms(body: str, axis: int) -> None:
     assert (next(iter(fused.graph)).attributes["axis"].as_int() - axis) % 3 == 0
 
 
+@pytest.mark.parametrize("x", ["2,7,1,1", "1,7,1,1", "2,1,7,1"])
+def test_flattened_axes_of_one_element(x: str) -> None:
+    """How converters write an old Softmax behind a global pool: [N, C, 1, 1] as [N, C] and back."""
+    body = f"f = Flatten<axis = 1>(x) w = Softmax<axis = 1>(f) s = Constant<value = int64[4] {{{x}}}>() y = Reshape(w, s)"
+    fused = check_pass(model(body, x), FuseSoftmax(), rewrites=1)
+    assert ops(fused)["Softmax"] == 1 and ops(fused)["Reshape"] == ops(fused)["Flatten"] == 0
+
+
 def test_symbolic_shapes() -> None:
     body = FORMS["flattened"][0].replace("whole", "s").replace("f =", "s = Shape(x) f =", 1)
     fused = check_pass(model(body, "A,B,4"), FuseSoftmax(), rewrites=1, input_shapes={"x": (2, 3, 4)})
