@@ -41,7 +41,8 @@ def test_forms(body: str, axis: int) -> None:
 @pytest.mark.parametrize("x", ["2,7,1,1", "1,7,1,1", "2,1,7,1"])
 def test_flattened_axes_of_one_element(x: str) -> None:
     """How converters write an old Softmax behind a global pool: [N, C, 1, 1] as [N, C] and back."""
-    body = f"f = Flatten<axis = 1>(x) w = Softmax<axis = 1>(f) s = Constant<value = int64[4] {{{x}}}>() y = Reshape(w, s)"
+    shape = f"s = Constant<value = int64[4] {{{x}}}>()"
+    body = f"f = Flatten<axis = 1>(x) w = Softmax<axis = 1>(f) {shape} y = Reshape(w, s)"
     fused = check_pass(model(body, x), FuseSoftmax(), rewrites=1)
     assert ops(fused)["Softmax"] == 1 and ops(fused)["Reshape"] == ops(fused)["Flatten"] == 0
 
