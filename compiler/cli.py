@@ -27,6 +27,9 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 """What shells give for a program that its reader left, as in `edgec passes | head -1`: 128 and the signal's number."""
 
+NARROWEST = 72
+"""Columns below which tables would lose letters and figures: a narrower terminal wraps the lines itself."""
+
 Written = list[Path]
 """What a run has written so far: what an error or an interrupt has to say."""
 
@@ -247,7 +250,9 @@ def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: a
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    console.width = max(console.width, NARROWEST)
+    return console
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:

@@ -65,7 +65,7 @@ class Scratch:
         with path.open("ab") as f:
             offset = -(-self._size // 64) * 64
             f.write(b"\0" * (offset - self._size))
-            array.tofile(f)
+            f.write(array.reshape(-1).view(np.uint8).data)  # `tofile` would not say why it can't.
             self._size = offset + array.nbytes
         return ir.ExternalTensor(
             path.name, offset, array.nbytes, kind, shape=ir.Shape(array.shape), name=name, base_dir=os.fspath(self.dir)

@@ -179,6 +179,12 @@ def assert_diff_against_the_loaded_model(printed: str) -> None:
     assert any(line.startswith("-") for line in lines) and any(line.startswith("+") for line in lines)
 
 
+def test_a_narrow_terminal_loses_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O0", "--time-passes", cwd=tmp_path)
+    assert "remove-dead-code" in done.stdout and "rewrites" in done.stdout and "outputs" in done.stdout
+
+
 def test_quiet_prints_what_was_asked_for_by_name(model: Path, tmp_path: Path) -> None:
     done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O1", "-q", "--time-passes", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -382,16 +388,28 @@ def test_an_output_folder_without_permission(model: Path, tmp_path: Path) -> Non
     assert done.returncode in (1, 2) and str(target.parent) in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    onnx.save(conv_model(weight=tensor(8, 3, 3, 3)), tmp_path / "net.onnx")
+@pytest.mark.parametrize("limit", [10_000, 500_000])
+@pytest.mark.parametrize("arguments", [["-O2"], ["-O1", "--verify", "off"], ["-O1", "--target", "onnx", "-o", "o.onnx"]])
+def test_a_full_disk(limit: int, arguments: list[str], tmp_path: Path) -> None:
+    """The smaller limit is met by the package, the greater one by weights that a pass makes."""
+    proto = conv_model()
+    big = [t for t in proto.graph.initializer if t.name != "f"] + [numpy_helper.from_array(tensor(2048, 300), "f")]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(big)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 300
+    proto.graph.node.append(helper.make_node("Mul", ["raw", "two"], ["logits"]))
+    proto.graph.node[3].output[0] = "raw"
+    proto.graph.initializer.append(numpy_helper.from_array(np.full(1, 2, np.float32), "two"))
+    onnx.save(proto, tmp_path / "net.onnx")
 
     def small_files() -> None:
-        # No file may grow beyond 10 kB: writing the package fails as it does on a full disk.
+        # No file may grow beyond the limit: writing fails as it does on a full disk.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = run("net.onnx", cwd=tmp_path, limit=small_files)
+    done = run("net.onnx", *arguments, cwd=tmp_path, limit=small_files)
     refuse(done, 1, "nothing was written", tmp_path, "net.onnx")
+    assert "requested" not in done.stderr
 
 
 def test_an_old_package_survives_a_failed_run(model: Path, tmp_path: Path) -> None:
