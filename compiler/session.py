@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,27 +66,30 @@ def slim_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorPro
 class Session:
     """An onnxruntime session for an IR model, on the CPU, with onnxruntime's own optimisations off.
 
-    With `exact`, nothing is rounded: the model runs without its rounding pairs.
+    With `exact`, nothing is rounded: the model runs without its rounding pairs. `options` takes the place of the frugal
+    ones that suit a single run. Of the operators in `written`, onnxruntime gets the definition; `edit` changes the
+    protobuf before onnxruntime gets it: names of nodes, say.
     Weights are passed by reference, so the model's tensors must outlive the session (it keeps them).
     """
 
-    def __init__(self, model: ir.Model, *, threads: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        threads: int = 0,
+        exact: bool = False,
+        options: Any = None,
+        written: Collection[str] = (),
+        edit: Callable[[onnx.ModelProto], None] | None = None,
+    ) -> None:
         import onnxruntime as ort
 
-        proto, tensors = _runnable(model, exact)
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        proto, tensors = _runnable(model, exact, frozenset((*NO_KERNEL, *written)))
+        if edit is not None:
+            edit(proto)
+        options = options if options is not None else _frugal()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
-        # In the order of the nodes, so that what a node alone reads is made just before it and lives shortly.
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # Nor may every reader of a dequantised weight get its own copy of the operator, behind all other nodes.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Most models run once: a plan of the memory for later runs is wasted, and so are threads that spin.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False
         self._keep: list[Any] = []
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
             if tensors:
@@ -108,6 +111,10 @@ class Session:
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
 
+    def end_profiling(self) -> Path:
+        """Stop the profiler that `options` have started; the file that it wrote."""
+        return Path(self._session.end_profiling())
+
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """The named outputs (all by default) for these inputs; extra inputs are ignored. Raises ModelError."""
         names = list(outputs) if outputs is not None else self.outputs
@@ -121,26 +128,46 @@ class Session:
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
 
 
-def _runnable(model: ir.Model, exact: bool = False) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+def _frugal() -> Any:
+    """Options for a model that runs once: all nodes as they are, and no memory spent on later runs."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # In the order of the nodes, so that what a node alone reads is made just before it and lives shortly.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    # Nor may every reader of a dequantised weight get its own copy of the operator, behind all other nodes.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Most models run once: a plan of the memory for later runs is wasted, and so are threads that spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    return options
+
+
+def _runnable(
+    model: ir.Model, exact: bool = False, unknown_ops: Collection[str] = NO_KERNEL
+) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
     """The model as onnxruntime gets it, and its big weights.
 
     What onnxruntime has no kernel for it would write out behind all other nodes, which then run first and keep what
     they make. So that is written out here, in its place.
     """
     form = exactly(model) if exact else ROUNDED
-    unknown = [n for n in nodes(model, *NO_KERNEL) if n.graph is model.graph]
+    unknown = [n for n in nodes(model, *unknown_ops) if n.graph is model.graph]
     read = [form.stands_for.get(v, v) for n in unknown for v in n.inputs if v is not None]
     typed = {*unknown, *(v.producer() for v in read)}
     inner = typed or any(subgraphs(n) for n in model.graph)
     declared = (lambda n: n in typed or n.graph is not model.graph) if inner else nowhere
     proto, tensors = bare_proto(model, declared, form)
     if unknown:
-        _write_out(proto)
+        _write_out(proto, unknown_ops)
     return proto, tensors
 
 
-def _write_out(proto: onnx.ModelProto) -> None:
-    """Replace the nodes of NO_KERNEL in the main graph by their definitions.
+def _write_out(proto: onnx.ModelProto, ops: Collection[str] = NO_KERNEL) -> None:
+    """Replace the nodes of these operators in the main graph by their definitions.
 
     Each by itself: for all of a model at once, onnx's inliner takes time with the square of their number.
     """
@@ -151,8 +178,8 @@ def _write_out(proto: onnx.ModelProto) -> None:
     before = list(graph.node)
     after: list[onnx.NodeProto] = []
     for i, node in enumerate(before):
-        wanted = node.op_type in NO_KERNEL and not node.domain
-        after.extend(_definition(node, proto, types, f"edgec.inlined.{i}.") if wanted else [node])
+        wanted = node.op_type in ops and not node.domain
+        after.extend(_definition(node, proto, types, ops, f"edgec.inlined.{i}.") if wanted else [node])
     if len(after) > len(before):
         copies = onnx.GraphProto(node=after)
         del graph.node[:]
@@ -160,7 +187,11 @@ def _write_out(proto: onnx.ModelProto) -> None:
 
 
 def _definition(
-    node: onnx.NodeProto, proto: onnx.ModelProto, types: Mapping[str, onnx.ValueInfoProto], prefix: str
+    node: onnx.NodeProto,
+    proto: onnx.ModelProto,
+    types: Mapping[str, onnx.ValueInfoProto],
+    ops: Collection[str],
+    prefix: str,
 ) -> Sequence[onnx.NodeProto]:
     """The nodes that `node` stands for, their own values named with `prefix`; itself where onnx can't tell them."""
     alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
@@ -169,7 +200,7 @@ def _definition(
     alone.graph.input.extend(types[n] for n in dict.fromkeys(node.input) if n in types)
     alone.graph.output.extend(types[n] for n in node.output if n in types)
     try:
-        wanted = [("", op) for op in NO_KERNEL]
+        wanted = [("", op) for op in ops]
         written = onnx.inliner.inline_selected_functions(alone, wanted, inline_schema_functions=True)
     except RuntimeError:
         # onnx's inliner can't type an input that is left out before one that isn't; then onnxruntime does it its way.
