@@ -196,6 +196,10 @@ def _floor(a: Dim, b: int) -> Dim:
     """floor(a / b) where all coefficients of `a` are from 0 to b - 1."""
     if not isinstance(a, Poly):
         return a // b
+    if 2 * max(a.terms, key=_order)[1] > b:
+        # floor(6·T / 7) is T - ceil(T / 7): one of the two must be the normal form, and this one reads better.
+        whole, rest = _split(d.sub(b - 1, a), b)
+        return d.mul(d.add(whole, _floor(rest, b)), -1)
     for monomial, factor in a.terms:
         inner = monomial[0] if len(monomial) == 1 and factor == 1 else None
         if isinstance(inner, tuple) and inner[0] == "floor" and isinstance(inner[2], int):
