@@ -6,16 +6,21 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import process
 from ..argtypes import count
 from ..arguments import SHAPE, check_source
+from ..cost.devices import DEVICES, Device
+from ..cost.devices import device as find_device
+from ..cost.growth import growth, parse_range
 from ..cost.records import Analysis
+from ..cost.roofline import Roofline, roofline
 from ..errors import EdgecError, UsageError
 from ..freeze import Shapes, parse_shape
-from .document import sizes, to_json
+from .document import Growth, sizes, to_json
 
 SORT = (
     "macs", "flops", "parameters", "weights", "bytes", "special", "int_ops", "effective_macs", "bops", "time", "bound",
@@ -24,12 +29,16 @@ SORT = (
 
 def arguments(p: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    p.add_argument("model", metavar="MODEL", help="the model: .onnx, .mlpackage")
+    p.add_argument("model", metavar="MODEL", nargs="?", help="the model: .onnx, .mlpackage")
     p.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help=SHAPE)
     p.add_argument("--zeros", action="store_true", help="read the weights and count zeros: effective MACs, sparsity")
+    p.add_argument("--device", metavar="NAME", help="the least time on a device; --device list shows them")
+    p.add_argument(
+        "--range", metavar="T=16:512", help="totals over sizes of a free dimension: doubling, or T=16:512:16"
+    )
     p.add_argument("--compare", metavar="B", help="set another model beside it: what became of each figure")
     g = p.add_argument_group("table")
-    g.add_argument("--sort", choices=SORT, default="macs", help="what the table shows most of (default: macs)")
+    g.add_argument("--sort", choices=SORT, metavar="FIGURE", default="macs", help=f"{', '.join(SORT)} (default: macs)")
     g.add_argument("--top", type=count, default=20, metavar="N", help="rows of the table (default: 20)")
     g.add_argument("--depth", type=count, metavar="N", help="levels of modules")
     g.add_argument("--flat", action="store_true", help="layers, not modules")
@@ -39,22 +48,46 @@ def arguments(p: argparse.ArgumentParser) -> None:
     g.add_argument("-q", dest="quiet", action="store_true", help="print nothing but errors")
 
 
+@dataclass
+class _Found:
+    """What was asked for: one model or two, their sizes, a device's roofs, a range."""
+
+    models: list[Analysis]
+    sizes: list[dict[str, int]]
+    roofline: Roofline | None
+    growth: Growth | None
+
+
 def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
     """Analyse, print, write; returns the exit code. Unknown nodes are a warning, no failure."""
+    if o.device == "list":
+        return _devices(o, console)
+    if o.model is None:
+        raise UsageError("which model? edgec analyze MODEL [options]; `edgec analyze --help` lists them")
     for path, suffix in ((o.csv, ".csv"), (o.html, ".html")):
         _check_output(path, suffix)
-    shapes = dict(parse_shape(s) for s in o.shape)
-    analysis = _analyzed(o.model, shapes, o)
-    other = _analyzed(o.compare, shapes, o) if o.compare else None
-    _write_all(o, analysis, other)
+    device = find_device(o.device) if o.device else None
+    span = parse_range(o.range) if o.range else None
+    found = _find(o, device, span)
+    _write_all(o, found)
     if o.json:
-        from .comparison import to_json_pair
-
-        document = to_json(analysis) if other is None else to_json_pair(analysis, other)
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(_document(found), indent=2, ensure_ascii=False))
     elif not o.quiet:
-        _print(o, analysis, other, console())
+        _print(o, found, console())
     return 0
+
+
+def _find(o: argparse.Namespace, device: Device | None, span: tuple[str, list[int]] | None) -> _Found:
+    shapes = dict(parse_shape(s) for s in o.shape)
+    models = [_analyzed(source, shapes, o) for source in (o.model, o.compare) if source]
+    at = [sizes(models[0])]
+    at += [common(at[0], sizes(other)) for other in models[1:]]
+    roofs = roofline(models[0], device, at[0]) if device else None
+    if span is None:
+        return _Found(models, at, roofs, None)
+    symbol, values = span
+    others = {name: size for name, size in at[0].items() if name != symbol}
+    return _Found(models, at, roofs, Growth(symbol, growth(models[0], symbol, values, others), others))
 
 
 def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> Analysis:
@@ -64,17 +97,44 @@ def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> Analysis:
     return driver.analyze(source, shapes=shapes, zeros=o.zeros)
 
 
-def _print(o: argparse.Namespace, analysis: Analysis, other: Analysis | None, console: Any) -> None:
+def _document(found: _Found) -> Any:
+    from .comparison import to_json_pair
+
+    if len(found.models) > 1:
+        return to_json_pair(*found.models)
+    return to_json(found.models[0], found.roofline, found.growth)
+
+
+def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
     by = "weight_bits" if o.sort == "weights" else o.sort
-    at = sizes(analysis)
-    if other is None:
-        from .terminal import print_analysis
+    if len(found.models) > 1:
+        from .comparison import print_comparison
 
-        print_analysis(analysis, console, at, by=by, top=o.top, depth=o.depth, flat=o.flat)
+        print_comparison(*found.models, console, found.sizes, by=by, top=o.top, depth=o.depth)
         return
-    from .comparison import print_comparison
+    from .terminal import print_analysis
 
-    print_comparison(analysis, other, console, (at, common(at, sizes(other))), by=by, top=o.top, depth=o.depth)
+    print_analysis(
+        found.models[0], console, found.sizes[0], by=by, top=o.top, depth=o.depth, flat=o.flat,
+        roofline=found.roofline, growth=found.growth,
+    )  # fmt: skip
+
+
+def _devices(o: argparse.Namespace, console: Callable[[], Any]) -> int:
+    """The devices whose figures are published, and where."""
+    from ..cost.devices import rows
+
+    if o.json:
+        print(json.dumps({"version": 1, "devices": rows()}, indent=2, ensure_ascii=False))
+        return 0
+    from ..report_terminal import print_table
+
+    def rate(value: Any, unit: str) -> str:
+        return f"{value / (1e12 if unit == 'TOPS' else 1e9):g} {unit}" if value else ""
+
+    shown = [(d.name, d.what, rate(d.ops, "TOPS"), rate(d.bandwidth, "GB/s"), d.element) for d in DEVICES.values()]
+    print_table(console(), "Devices", ("name", "unit", "arithmetic", "memory", "type"), shown)
+    return 0
 
 
 def common(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
@@ -82,15 +142,15 @@ def common(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
     return {name: a.get(name, size) for name, size in b.items()}
 
 
-def _write_all(o: argparse.Namespace, analysis: Analysis, other: Analysis | None) -> None:
+def _write_all(o: argparse.Namespace, found: _Found) -> None:
     if o.csv:
         from .sheet import to_csv
 
-        write(Path(o.csv), to_csv(analysis))
+        write(Path(o.csv), to_csv(found.models[0]))
     if o.html:
         from .page import to_html
 
-        write(Path(o.html), to_html([analysis] if other is None else [analysis, other]))
+        write(Path(o.html), to_html(found.models, o.device, found.growth))
 
 
 def write(path: Path, text: str) -> None:

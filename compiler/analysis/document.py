@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..cost import polynomial
-from ..cost.records import Analysis, Layer, Shape
+from ..cost.records import Analysis, Layer, Shape, Totals
+from ..cost.roofline import Roofline
 from ..dims import Atom, Dim, Poly
 
 VERSION = 1
@@ -24,7 +26,16 @@ COUNTS = ("macs", "flops", "special", "int_ops", "read", "written")
 """Counts of a layer that may depend on free dimensions; `effective_macs` and `bops` come after the weights."""
 
 
-def to_json(analysis: Analysis) -> Json:
+@dataclass
+class Growth:
+    """Totals at several sizes of one free dimension, the others at `sizes`."""
+
+    symbol: str
+    rows: list[tuple[int, Totals]]
+    sizes: dict[str, int]
+
+
+def to_json(analysis: Analysis, roofline: Roofline | None = None, growth: Growth | None = None) -> Json:
     """The analysis as a document of plain JSON values, keys in a fixed order; see docs/analyze.md."""
     memory = analysis.memory
     return {
@@ -35,7 +46,7 @@ def to_json(analysis: Analysis) -> Json:
         "sizes": sizes(analysis),
         "inputs": _ports(analysis.inputs),
         "outputs": _ports(analysis.outputs),
-        "totals": {f.name: _plain(getattr(analysis.totals, f.name)) for f in dataclasses.fields(analysis.totals)},
+        "totals": _totals(analysis.totals),
         "memory": {
             "peak": number(memory.peak),
             "peak_given": number(memory.peak_given),
@@ -47,8 +58,32 @@ def to_json(analysis: Analysis) -> Json:
         },
         "unknown": list(analysis.unknown),
         "warnings": list(analysis.warnings),
+        "roofline": None if roofline is None else _roofline(roofline),
+        "growth": None if growth is None else _growth(growth),
         "layers": [_layer(layer) for layer in analysis.layers],
     }
+
+
+def _totals(totals: Totals) -> Json:
+    return {f.name: _plain(getattr(totals, f.name)) for f in dataclasses.fields(totals)}
+
+
+def _roofline(found: Roofline) -> Json:
+    return {
+        "device": found.device.name,
+        "seconds": found.seconds,
+        "floor": found.floor,
+        "ridge": found.ridge,
+        "compute_bound": found.compute_bound,
+        "memory_bound": found.memory_bound,
+        "notes": list(found.notes),
+        "layers": [{"seconds": r.seconds, "bound": r.bound, "intensity": r.intensity} for r in found.layers],
+    }
+
+
+def _growth(found: Growth) -> Json:
+    rows = [{"size": value, "totals": _totals(totals)} for value, totals in found.rows]
+    return {"symbol": found.symbol, "sizes": dict(found.sizes), "rows": rows}
 
 
 def number(size: Dim) -> int | Json:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cost.devices import rows
 from ..cost.records import Analysis
 from ..html_parts import Html, tag
 from ..web import ANALYSIS, page
-from .document import sizes, to_json
+from .document import Growth, sizes, to_json
 from .wording import letters, shape_text
 
 LABELS = ("before", "after")
 STYLES = ("page.css", "analysis.css")
 
 
-def to_html(analyses: Sequence[Analysis]) -> str:
-    """The page for one analysis, or for two: before and after."""
+def to_html(analyses: Sequence[Analysis], device: str | None = None, growth: Growth | None = None) -> str:
+    """The page for one analysis, or for two: before and after. `device` and `growth`: what is shown at first."""
     names = [Path(a.source).name for a in analyses]
     title = f"{' → '.join(names)}: edgec analyze"
+    data = documents(analyses, device=device, growth=growth)
     body = [_head(analyses, names), MOUNT, tag("footer", tag("span", "edgec analyze"), _SAVE)]
-    return page(title, "\n".join(body), {"analyses": documents(analyses)}, ANALYSIS, STYLES)
+    return page(title, "\n".join(body), {"analyses": data}, ANALYSIS, STYLES)
 
 
 MOUNT = tag("div", tag("noscript", "This page draws itself: it needs JavaScript."), id="analysis")
@@ -30,13 +32,14 @@ MOUNT = tag("div", tag("noscript", "This page draws itself: it needs JavaScript.
 _SAVE = tag("button", "Save as analysis.json", id="save-analysis", class_="link", type="button")
 
 
-def documents(analyses: Sequence[Analysis], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the scripts draw: the documents with their labels, the devices that there are."""
+def documents(analyses: Sequence[Analysis], device: str | None = None, growth: Growth | None = None) -> dict[str, Any]:
+    """What the scripts draw: the documents with their labels, and the devices that there are."""
     models = [
         {"label": label, "document": to_json(a), "letters": letters(a, sizes(a))}
         for label, a in zip(LABELS, analyses, strict=False)
     ]
-    return {"models": models, **(extra or {})}
+    span = {"symbol": growth.symbol, "values": [value for value, _ in growth.rows]} if growth else None
+    return {"models": models, "devices": rows(), "device": device, "range": span}
 
 
 def _head(analyses: Sequence[Analysis], names: Sequence[str]) -> Html:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from .. import figures as fig
 from ..cost import polynomial
+from ..cost.growth import tendency
 from ..cost.records import Analysis
+from ..cost.roofline import Roofline
 from ..dims import Dim, Poly
 from ..report_terminal import _emit, _section, _table
-from .tree import Module, Row, layer_figures, rows, short_name, tree
-from .wording import letters, readable, shape_text
+from .document import Growth
+from .tree import Module, Row, rows, short_name, tree
+from .wording import letters, readable, renamed, shape_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -77,12 +80,16 @@ def print_analysis(
     top: int = 20,
     depth: int | None = None,
     flat: bool = False,
+    roofline: Roofline | None = None,
+    growth: Growth | None = None,
 ) -> None:
     """Print totals, warnings and the costliest modules (`flat`: layers), figures at sizes `at` of free dimensions."""
     names, plain = letters(analysis, at), not console.encoding.startswith("utf")
     parts = [_title(analysis, at, names), _totals(analysis, at, names, plain), *_notices(analysis)]
-    root = tree(analysis, at)
-    shown = _flat(analysis, at, by, top) if flat else rows(root, by, top, depth)
+    parts += [_device(roofline)] if roofline else []
+    parts += [_growth(analysis, growth, names)] if growth else []
+    root = tree(analysis, at, roofline.layers if roofline else ())
+    shown = _flat(root, by, top) if flat else rows(root, by, top, depth)
     parts.append(_where(shown, root.figures, by, console.width, flat))
     _emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
 
@@ -130,8 +137,9 @@ def total_lines(
     if t.effective_macs != t.macs:
         yield line("effective MACs", t.effective_macs)
     yield line("FLOPs", t.flops)
+    packed = t.zeros is not None or 8 * t.bytes < 30 * t.parameters
     for name, size in (("special functions", t.special), ("integer ops", t.int_ops), ("bit operations", t.bops)):
-        if size:
+        if size and (packed or size is not t.bops):
             yield line(name, size)
     zeros = "" if t.zeros is None or not t.parameters else f", {t.zeros / t.parameters:.1%} of them zero"
     yield "parameters", _count(t.parameters), f"{t.parameters:,}{zeros}"
@@ -166,15 +174,48 @@ def _notices(analysis: Analysis) -> Iterator[RenderableType]:
         yield _section(Text("Warnings", _WARN), analysis.warnings)
 
 
+def _device(found: Roofline) -> RenderableType:
+    from rich.text import Text
+
+    device = found.device
+    head = Text.assemble((f"At least {_seconds(found.seconds)} a run", _HEAD), f" on {device.what} ({device.name})")
+    lines = [f"{found.compute_bound:,} layers are bound by arithmetic, {found.memory_bound:,} by memory"]
+    if found.ridge:
+        lines[0] += f"; from {found.ridge:.3g} operations per byte on, arithmetic is the limit"
+    lines.append(f"with all activations on the chip: {_seconds(found.floor)}")
+    return _section(head, [*lines, *(Text(note, _DIM) for note in found.notes)])
+
+
+def _growth(analysis: Analysis, growth: Growth, names: Mapping[str, str]) -> RenderableType:
+    """The totals at each size, and which part of them is the largest from where on."""
+    from rich.console import Group
+    from rich.text import Text
+
+    others = [f"{names.get(k, k)} = {v}" for k, v in growth.sizes.items() if k != growth.symbol]
+    symbol = names.get(growth.symbol, growth.symbol)
+    table = _table((symbol, "right", False), *((h, "right", False) for h in ("MACs", "FLOPs", "moved", "peak")))
+    for value, t in growth.rows:
+        moved = polynomial.evaluate(t.read, {}) + polynomial.evaluate(t.written, {})
+        macs, flops, peak = (polynomial.evaluate(x, {}) for x in (t.macs, t.flops, t.peak_activation_bytes))
+        table.add_row(Text(f"{value:,}", _HEAD), _count(macs), _count(flops), _size(moved), _size(peak))
+    short = {names.get(k, k): v for k, v in growth.sizes.items()}
+    grows = f"MACs are {tendency(renamed(analysis.totals.macs, names), symbol, short)}"
+    head = Text.assemble((f"Over {symbol}", _HEAD), (f" at {', '.join(others)}" if others else "", _DIM))
+    return Group(head, table, Text(grows, _DIM))
+
+
 # --- where it lies ---------------------------------------------------------------------------------------------------
 
 
-def _flat(analysis: Analysis, at: Mapping[str, int], by: str, top: int) -> list[Row]:
+def _flat(root: Module, by: str, top: int) -> list[Row]:
     """The costliest layers, one by one."""
-    found = []
-    for layer in analysis.layers:
-        name = ".".join((*layer.path, short_name(layer)))
-        found.append(Module(name, layer_figures(layer, at), layer=layer))
+    found, stack = [], [root]
+    while stack:
+        node = stack.pop()
+        stack += reversed(node.parts.values())
+        if node.layer is not None:
+            name = ".".join((*node.layer.path, short_name(node.layer)))
+            found.append(Module(name, node.figures, layer=node.layer))
     found.sort(key=lambda m: -m.figures[by])
     return [Row(0, m, m.figures) for m in found[:top] if m.figures[by] or by == "macs"]
 
@@ -202,7 +243,7 @@ def _where(shown: Sequence[Row], total: Mapping[str, float], by: str, width: int
 
 def _columns(by: str, width: int, total: Mapping[str, float]) -> list[str]:
     """As many columns as fit beside the names, the sorted one first."""
-    usual = [c for c in ("macs", "time", "parameters", "bytes", "bound", "flops", "weight_bits") if c != by]
+    usual = [c for c in ("macs", "time", "bound", "parameters", "bytes", "flops", "weight_bits") if c != by]
     return [by, *(c for c in usual if total.get(c))][: max(3, (width - 46) // 10)]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..cost.polynomial import evaluate
 from ..cost.records import Analysis, Layer
+from ..cost.roofline import Roof
 
 FIGURES = (
     "macs", "flops", "special", "int_ops", "read", "written", "parameters", "weight_bits", "effective_macs", "bops",
@@ -22,7 +23,8 @@ class Module:
 
     Attributes:
         name: the part of the path that it adds; several parts where a module holds nothing but one other.
-        figures: the sums over all layers in it, numbers. `bytes` is read + written, `time` seconds, `layers` how many.
+        figures: the sums over all layers in it, numbers. `bytes` is read + written, `time` seconds,
+            `bound` the least seconds on a device, `layers` how many.
         layer: the layer, for a leaf.
     """
 
@@ -32,25 +34,28 @@ class Module:
     layer: Layer | None = None
 
 
-def tree(analysis: Analysis, at: Mapping[str, int]) -> Module:
-    """The modules of a model, figures at these sizes of its free dimensions."""
+def tree(analysis: Analysis, at: Mapping[str, int], roofs: Sequence[Roof] = ()) -> Module:
+    """The modules of a model, figures at these sizes of its free dimensions. `roofs`: of each layer, on a device."""
     root = Module(Path(analysis.source).name)
     for index, layer in enumerate(analysis.layers):
         node = root
         for part in layer.path:
             node = node.parts.setdefault(part, Module(part))
         # Modules and layers are kept apart, and layers of one name, too.
-        node.parts[f"\0{index}"] = Module(short_name(layer), layer_figures(layer, at), layer=layer)
+        node.parts[f"\0{index}"] = Module(
+            short_name(layer), layer_figures(layer, at, roofs[index] if roofs else None), layer=layer
+        )
     _sum_up(root)
     _merge_chains(root)
     return root
 
 
-def layer_figures(layer: Layer, at: Mapping[str, int]) -> dict[str, float]:
+def layer_figures(layer: Layer, at: Mapping[str, int], roof: Roof | None = None) -> dict[str, float]:
     """A layer's counts as numbers, at these sizes of the free dimensions."""
     found: dict[str, float] = {name: evaluate(getattr(layer, name), at) for name in FIGURES}
     found["bytes"] = found["read"] + found["written"]
     found["time"] = layer.seconds or 0.0
+    found["bound"] = roof.seconds if roof else 0.0
     found["layers"] = 1
     return found
 

@@ -113,7 +113,8 @@ function sideBySide() {
 
 function start() {
   const data = JSON.parse(document.getElementById("analyses").textContent);
-  state.models = data.models.map(({ label, document: d, letters }) => new Model({ ...d, devices: data.devices, device: data.device, range: data.range }, label, letters));
+  state.models = data.models.map(({ label, document: d, letters }) => new Model(d, label, letters));
+  Object.assign(state, { devices: data.devices ?? [], device: data.device, range: data.range });
   state.index = data.models.length - 1;
   state.zoom = model().tree;
   const host = document.getElementById("analysis");

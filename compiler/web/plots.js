@@ -34,57 +34,71 @@ function axes(f, xs, ys, x, y, formX, formY, titleX, titleY) {
 
 const POINTS = 1500;
 
-// The time that a device needs at least: computing or moving bytes, whichever takes longer.
+// The time that a device needs at least: for arithmetic or for bytes, whichever takes longer. A roof may be unknown.
 function bound(figures, device) {
-  const compute = (figures.flops + figures.special) / device.flops, memory = figures.moved / device.bandwidth;
-  return { seconds: Math.max(compute, memory), by: compute >= memory ? "compute" : "memory" };
+  const compute = device.ops ? 2 * figures.macs / device.ops : 0, bytes = device.bandwidth ? figures.moved / device.bandwidth : 0;
+  return { seconds: Math.max(compute, bytes), by: !compute && !bytes ? "" : compute >= bytes ? "compute" : "memory" };
 }
+const roof = (x, device) => Math.min(device.ops ?? Infinity, device.bandwidth ? x * device.bandwidth : Infinity);
 
 function roofline() {
-  const devices = state.models[0].doc.devices ?? [];
+  const devices = state.devices;
   if (!devices.length) return null;
-  let device = devices.find(d => d.name === state.models[0].doc.device) ?? devices[0];
-  const box = make("div", { class: "plotbox" }), words = make("p", { class: "facts" }), source = make("p", { class: "soft" });
+  let device = devices.find(d => d.name === state.device) ?? devices.find(d => d.ops && d.bandwidth) ?? devices[0];
+  const box = make("div", { class: "plotbox" }), words = make("p", { class: "facts" }), source = make("ul", { class: "plain sources" });
   const picker = make("select", { id: "device", onchange: e => { device = devices[e.target.value]; redraw(); } },
     devices.map((d, i) => make("option", { value: i, selected: d === device }, d.title)));
   const host = section("roofline", "Roofline",
-    make("p", {}, make("label", { for: "device" }, "Device "), picker), words, box, source);
+    make("p", { class: "controls" }, make("label", { for: "device" }, "Device"), picker), words, box, source);
 
+  function say(layers, drawn) {
+    const least = layers.reduce((s, l) => s + bound(l.figures, device).seconds, 0);
+    const waiting = layers.reduce((s, l) => { const b = bound(l.figures, device); return s + (b.by === "memory" ? b.seconds : 0); }, 0);
+    const measured = layers.reduce((s, l) => s + l.figures.seconds, 0), parts = [];
+    if (device.ops && device.bandwidth) parts.push(`${share(least ? waiting / least : 0)} of it waiting for memory. Above ${ratio(device.ops / device.bandwidth)} operations per byte, arithmetic is the limit.`);
+    else parts.push(device.ops ? "arithmetic alone: its memory bandwidth is not published." : "memory alone: its peak rate is not published.");
+    if (device.element) parts.push(`The peak is for ${device.element}.`);
+    if (measured) parts.push(`Measured on this machine: ${time(measured)}.`);
+    if (drawn.length === POINTS) parts.push(`The ${full(POINTS)} costliest layers are drawn.`);
+    words.replaceChildren("No faster than ", make("b", { id: "least" }, time(least)), ` a run, ${parts.join(" ")}`);
+    return least;
+  }
   function drawPlot(width) {
-    const all = model().layers.filter(l => l.figures.moved > 0 && l.figures.flops + l.figures.special > 0);
-    const points = all.map(layer => ({ layer, x: layer.figures.intensity, ...bound(layer.figures, device) }))
+    const all = model().layers.filter(l => l.figures.moved > 0 && l.figures.macs > 0);
+    const points = all.map(layer => ({ layer, x: 2 * layer.figures.macs / layer.figures.moved, ...bound(layer.figures, device) }))
       .sort((a, b) => b.seconds - a.seconds).slice(0, POINTS);
-    const least = model().layers.reduce((s, l) => s + bound(l.figures, device).seconds, 0);
-    const inMemory = model().layers.reduce((s, l) => { const b = bound(l.figures, device); return s + (b.by === "memory" ? b.seconds : 0); }, 0);
-    const measured = model().layers.reduce((s, l) => s + l.figures.seconds, 0);
-    const ridge = device.flops / device.bandwidth;
-    words.replaceChildren("Not faster than ", make("b", { id: "least" }, time(least)), ` a run, layer by layer; ${share(least ? inMemory / least : 0)} of it is waiting for memory. ` +
-      `Above ${ratio(ridge)} FLOPs per byte, arithmetic is the limit.` + (measured ? ` Measured here: ${time(measured)}.` : "") +
-      (all.length > POINTS ? ` The ${full(POINTS)} slowest of ${full(all.length)} layers are drawn.` : ""));
-    for (const p of points) p.y = p.layer.figures.seconds ? (p.layer.figures.flops + p.layer.figures.special) / p.layer.figures.seconds : Math.min(device.flops, p.x * device.bandwidth);
-    const xs = [...points.map(p => p.x), ridge], ys = [...points.map(p => p.y), device.flops];
+    const least = say(model().layers, points);
+    for (const p of points) p.y = p.layer.figures.seconds ? 2 * p.layer.figures.macs / p.layer.figures.seconds : roof(p.x, device);
+    const ridge = device.ops && device.bandwidth ? device.ops / device.bandwidth : null;
+    const xs = [...points.map(p => p.x), ...(ridge ? [ridge] : [])], ys = [...points.map(p => p.y), ...(device.ops ? [device.ops] : [])];
+    if (!xs.length) xs.push(1);
+    if (!ys.length) ys.push(device.bandwidth);
     const low = [10 ** Math.floor(Math.log10(Math.min(...xs) * 0.8)), 10 ** Math.floor(Math.log10(Math.min(...ys) * 0.8))];
     const high = [10 ** Math.ceil(Math.log10(Math.max(...xs) * 1.2)), 10 ** Math.ceil(Math.log10(Math.max(...ys) * 2))];
     const f = frame(width, Math.round(Math.max(280, Math.min(440, width * 0.5))), { left: 74, right: 16, top: 28, bottom: 44 }, `Roofline of ${device.title}`);
     const scale = (lo, hi, from, to) => v => from + (Math.log10(v) - Math.log10(lo)) / (Math.log10(hi) - Math.log10(lo)) * (to - from);
     const x = scale(low[0], high[0], f.left, f.right), y = scale(low[1], high[1], f.bottom, f.top);
-    axes(f, powers(low[0], high[0], width / 90), powers(low[1], high[1], 7), x, y, v => v >= 1e4 ? scaled(v) : v < 0.001 ? v.toExponential(0) : String(+v.toPrecision(1)),
-      v => `${v >= 1000 ? scaled(v).replace(/\.0+ /, " ") : +v.toPrecision(2)}`, "FLOPs per byte moved", "FLOPs per second");
-    const start = Math.max(low[0], low[1] / device.bandwidth);
-    f.add("path", { d: `M${x(start)},${y(start * device.bandwidth)}L${x(ridge)},${y(device.flops)}L${f.right},${y(device.flops)}`, class: "roof" });
-    f.add("text", { x: f.right - 4, y: y(device.flops) - 18, "text-anchor": "end", class: "strong" }, rate(device.flops));
-    const slope = Math.atan2(y(device.flops) - y(start * device.bandwidth), x(ridge) - x(start)) * 180 / Math.PI;
-    const at = [(x(start) + x(ridge)) / 2, (y(start * device.bandwidth) + y(device.flops)) / 2];
-    f.add("text", { transform: `translate(${at[0] - 6},${at[1] - 7}) rotate(${slope})`, "text-anchor": "middle", class: "strong" }, `${size(device.bandwidth)}/s`);
+    axes(f, powers(low[0], high[0], width / 90), powers(low[1], high[1], 7), x, y, v => v >= 1e4 ? scaled(v).replace(".00", "") : String(+v.toPrecision(1)),
+      v => v >= 1000 ? scaled(v).replace(/\.0+ /, " ") : String(+v.toPrecision(2)), "operations per byte moved", "operations per second");
+    const start = device.bandwidth ? Math.max(low[0], low[1] / device.bandwidth) : low[0], bend = ridge ?? (device.ops ? low[0] : high[0]);
+    const corners = [...(device.bandwidth ? [[start, roof(start, device)]] : []), [bend, roof(bend, device)], ...(device.ops ? [[high[0], device.ops]] : [])];
+    f.add("path", { d: corners.map(([a, b], i) => `${i ? "L" : "M"}${x(a)},${y(b)}`).join(""), class: "roof" });
+    if (device.ops) f.add("text", { x: f.right - 4, y: y(device.ops) - 18, "text-anchor": "end", class: "strong" }, `${scaled(device.ops)}OP/s`);
+    if (device.bandwidth) {
+      const ends = [[x(start), y(roof(start, device))], [x(bend), y(roof(bend, device))]];
+      const slope = Math.atan2(ends[1][1] - ends[0][1], ends[1][0] - ends[0][0]) * 180 / Math.PI;
+      f.add("text", { transform: `translate(${(ends[0][0] + ends[1][0]) / 2 - 12},${(ends[0][1] + ends[1][1]) / 2 - 16}) rotate(${slope})`, "text-anchor": "middle", class: "strong" }, `${size(device.bandwidth)}/s`);
+    }
+    const most = points[0]?.seconds || 1;
     for (const p of points.reverse())
       f.add("circle", {
-        cx: x(p.x), cy: y(p.y), r: 3 + 9 * Math.sqrt(p.seconds / (points.at(-1)?.seconds || 1)), class: "point", fill: colour(p.layer.kind),
+        cx: x(p.x), cy: y(p.y), r: 3 + 9 * Math.sqrt(p.seconds / most), class: "point", fill: colour(p.layer.kind),
         "data-bound": p.by, onclick: () => choose(p.layer), onmouseleave: hideTip,
-        onmousemove: e => showTip(e.clientX, e.clientY, fullName(p.layer.node), p.layer.op, `${ratio(p.x)} FLOPs per byte: ${p.by === "compute" ? "bound by arithmetic" : "bound by memory"}`,
-          `at least ${time(p.seconds)} (${share(p.seconds / least)})`, p.layer.figures.seconds ? `measured ${time(p.layer.figures.seconds)}: ${rate(p.y)}` : ""),
+        onmousemove: e => showTip(e.clientX, e.clientY, fullName(p.layer.node), p.layer.op, `${ratio(p.x)} operations per byte${p.by ? p.by === "compute" ? ": bound by arithmetic" : ": bound by memory" : ""}`,
+          `at least ${time(p.seconds)} (${share(least ? p.seconds / least : 0)})`, ...(p.layer.figures.seconds ? [`measured ${time(p.layer.figures.seconds)}: ${scaled(p.y)}OP/s`] : [])),
       });
     box.replaceChildren(f.svg);
-    source.replaceChildren(...device.sources.map((s, i) => [i ? " · " : "Sources: ", make("a", { href: s.url, rel: "noreferrer" }, s.text)]).flat());
+    source.replaceChildren(...device.sources.map(s => make("li", {}, `\u201c${s.text}\u201d `, make("a", { href: s.url, rel: "noreferrer" }, s.url.split("/")[2]))));
   }
   const redraw = responsive(box, drawPlot);
   for (const event of ["model", "sizes"]) on(event, redraw);
@@ -163,7 +177,7 @@ function growth() {
       choice("Scale", [["linear", "linear"], ["log", "log"]], "linear", k => { logarithmic = k === "log"; redraw(); })),
     words, box, table);
   reset();
-  const asked = state.models[0].doc.range;
+  const asked = state.range;
   if (asked) { symbol = picker.value = asked.symbol; from.value = asked.values[0]; to.value = asked.values.at(-1); }
 
   function costs(m, value) {

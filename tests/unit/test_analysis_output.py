@@ -23,7 +23,10 @@ import edgec
 from analyses import DEPTH, WIDTH, blocks_macs, made, save_blocks
 from edgec.compiler.analysis import comparison, document, sheet, terminal, tree
 from edgec.compiler.cost import polynomial
+from edgec.compiler.cost.devices import DEVICES, device
+from edgec.compiler.cost.growth import growth
 from edgec.compiler.cost.records import Analysis
+from edgec.compiler.cost.roofline import roofline
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads(document.SCHEMA.read_text())
@@ -42,6 +45,11 @@ def run(*arguments: object, cwd: Path, **variables: str) -> subprocess.Completed
 
 def strict(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def parts(found: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The objects of a document, each with the name that the schema has for it."""
+    return [(found, "analysis"), *((found[name], name) for name in ("totals", "memory", "roofline", "growth"))]
 
 
 def value(count: Any, at: Mapping[str, int]) -> int:
@@ -71,11 +79,16 @@ def test_the_schema_is_closed_and_every_field_is_documented() -> None:
 
 
 @pytest.mark.parametrize("analysis", [made(), made(NASTY, 9), Analysis()])
-def test_samples_follow_the_schema_in_its_order(analysis: Analysis) -> None:
-    found = strict(document.to_json(analysis))
+@pytest.mark.parametrize("name", ["m2", "a15", "m1-max"])
+def test_samples_follow_the_schema_in_its_order(analysis: Analysis, name: str) -> None:
+    at = document.sizes(analysis)
+    grown = document.Growth("T", growth(analysis, "T", [1, 64], at), at) if at else document.Growth("T", [], {})
+    found = strict(document.to_json(analysis, roofline(analysis, device(name), at), grown))
     jsonschema.validate(found, SCHEMA)
-    for part, name in ((found, "analysis"), (found["totals"], "totals"), (found["memory"], "memory")):
+    jsonschema.validate(strict(document.to_json(analysis)), SCHEMA)
+    for part, name in parts(found):
         assert list(part) == SCHEMA["$defs"][name]["required"]
+    assert len(found["roofline"]["layers"]) == len(found["layers"])
     assert all(list(layer) == SCHEMA["$defs"]["layer"]["required"] for layer in found["layers"])
 
 
@@ -193,6 +206,33 @@ def test_brackets_in_names_are_no_markup() -> None:
     assert "[red]x[/red]" in printed(made(NASTY), width=300)
 
 
+def test_the_least_time_on_a_device_is_told_by_layer(blocks: Path) -> None:
+    analysis = edgec.analyze(blocks)
+    roofs = roofline(analysis, device("m2"), {"T": 128})
+    text = printed(analysis, roofline=roofs, by="bound")
+    assert "At least" in text and "m2" in text and "share of at least" in text
+    root = tree.tree(analysis, {"T": 128}, roofs.layers)
+    assert root.figures["bound"] == pytest.approx(roofs.seconds)
+
+
+def test_a_range_shows_the_totals_at_each_size(tmp_path: Path, blocks: Path) -> None:
+    done = run(blocks, "--range", "T=16:128", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    jsonschema.validate(found, SCHEMA)
+    rows = {row["size"]: row["totals"]["macs"] for row in found["growth"]["rows"]}
+    assert rows == {n: blocks_macs(n) for n in (16, 32, 64, 128)}
+    text = run(blocks, "--range", "T=16:128", cwd=tmp_path).stdout
+    assert "Over T" in text and "quadratic in T" in text
+
+
+def test_every_device_is_listed(tmp_path: Path) -> None:
+    text = run("--device", "list", cwd=tmp_path).stdout
+    assert all(name in text for name in DEVICES) and max(map(len, text.splitlines())) <= 80
+    assert {d["name"] for d in json.loads(run("--device", "list", "--json", cwd=tmp_path).stdout)["devices"]} == set(
+        DEVICES
+    )
+
+
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +290,10 @@ def test_an_encoding_without_our_signs_gets_others(tmp_path: Path, blocks: Path)
         (("{}", "--sort", "beauty"), "invalid choice"),
         (("{}", "--top", "-3"), "is not 0, 1, 2"),
         (("{}", "--compare", "gone.onnx"), "no such file: gone.onnx"),
-        ((), "MODEL"),
+        (("{}", "--device", "toaster"), "no figures are known of the device 'toaster'"),
+        (("{}", "--range", "T=9:3:0"), "is not a range"),
+        (("{}", "--range", "Q=1:4"), "there is no free dimension 'Q'"),
+        ((), "which model?"),
     ],
 )
 def test_wrong_use_is_one_message_and_2(tmp_path: Path, blocks: Path, arguments: tuple[str, ...], message: str) -> None:

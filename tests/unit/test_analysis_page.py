@@ -17,6 +17,8 @@ from edgec.compiler import figures
 from edgec.compiler.analysis import document
 from edgec.compiler.analysis.page import to_html
 from edgec.compiler.cost import polynomial
+from edgec.compiler.cost.devices import DEVICES
+from edgec.compiler.cost.roofline import roofline
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,20 @@ def test_growth_is_the_polynomial(page: Page) -> None:
     for tokens, macs, *_ in lines:
         assert macs == figures.count(blocks_macs(int(tokens.replace(",", ""))))
     assert "T²" in page.text("#growth .formula")
+
+
+def test_the_roofline_follows_the_device(page: Page, blocks: Path) -> None:
+    analysis = edgec.analyze(blocks)
+    for name in ("m2", "a15", "m1-max", "m4"):
+        index = list(DEVICES).index(name)
+        page.value(f"document.getElementById('device').value = {index}")
+        page.value("document.getElementById('device').dispatchEvent(new Event('change'))")
+        least = roofline(analysis, DEVICES[name], {"T": 128}).seconds
+        shown, unit = page.text("#least").split()
+        assert float(shown) * {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3}[unit] == pytest.approx(least, rel=5e-3)
+        bound = page.value("[...document.querySelectorAll('#roofline circle')].map(c => c.dataset.bound)")
+        assert len(bound) == sum(layer.macs != 0 for layer in analysis.layers)
+        assert DEVICES[name].sources[0].says in page.text("#roofline .sources")
 
 
 def test_memory_marks_the_peak(page: Page, blocks: Path) -> None:
