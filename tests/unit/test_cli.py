@@ -389,7 +389,9 @@ def test_an_output_folder_without_permission(model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("limit", [10_000, 500_000])
-@pytest.mark.parametrize("arguments", [["-O2"], ["-O1", "--verify", "off"], ["-O1", "--target", "onnx", "-o", "o.onnx"]])
+@pytest.mark.parametrize(
+    "arguments", [["-O2"], ["-O1", "--verify", "off"], ["-O1", "--target", "onnx", "-o", "o.onnx"]]
+)
 def test_a_full_disk(limit: int, arguments: list[str], tmp_path: Path) -> None:
     """The smaller limit is met by the package, the greater one by weights that a pass makes."""
     proto = conv_model()
@@ -407,7 +409,7 @@ def test_a_full_disk(limit: int, arguments: list[str], tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = run("net.onnx", *arguments, cwd=tmp_path, limit=small_files)
+    done = run("net.onnx", *arguments.split(), cwd=tmp_path, limit=small_files)
     refuse(done, 1, "nothing was written", tmp_path, "net.onnx")
     assert "requested" not in done.stderr
 
