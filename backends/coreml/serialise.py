@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ...compiler.copying import in_rows
 from ...compiler.errors import EdgecError, ModelError
 from ...formats.coremlproto import blob_library, mil_pb2
 from ...formats.mlpackage import Package
@@ -210,7 +211,7 @@ class Writer:
         if self._blob is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._blob = blob_library()._BlobStorageWriter(str(self._path))
-        flat = np.ascontiguousarray(array).reshape(-1)
+        flat = in_rows(array).reshape(-1)
         if kind == "fp16":
             flat = flat.view(np.uint16)
         self._last = int(getattr(self._blob, f"write_{kind}_data")(flat))
