@@ -7,6 +7,7 @@ all of them: an element goes if its id does.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,6 +62,8 @@ class Atoms:
     """Grids whose survivors must be rows times columns."""
     grids: dict[bytes, Ids] = field(default_factory=dict)
     """Every grid of two and more dimensions that lies over a value."""
+    axes: dict[bytes, Ids] = field(default_factory=dict)
+    """All ids over one axis of a value, which must not all go."""
     _edges: list[tuple[Ids, Ids]] = field(default_factory=list)
     _slabs: dict[tuple[bytes, tuple[int, ...]], Ids] = field(default_factory=dict)
 
@@ -105,8 +108,7 @@ class Atoms:
 
     def lay(self, ids: Ids) -> None:
         """Note that this grid lies over some value, and so binds what may go."""
-        if ids.ndim > 1:
-            self.grids.setdefault(_key(ids), ids)
+        (self.grids if ids.ndim > 1 else self.axes).setdefault(_key(ids), ids)
 
     def classes(self) -> Ids:
         """The class of every id: what is tied, directly or through others, has the same. Class 0 is never removed."""
@@ -122,7 +124,8 @@ class Atoms:
 
 
 def _key(ids: Ids) -> bytes:
-    return repr(ids.shape).encode() + np.ascontiguousarray(ids).tobytes()
+    """Equal for equal ids in equal shape, and short."""
+    return repr(ids.shape).encode() + hashlib.blake2b(np.ascontiguousarray(ids), digest_size=16).digest()
 
 
 def squeezed(grid: Grid) -> Grid | None:

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .flow import Coupling
-from .grids import FROZEN, Ids
+from .grids import FROZEN, Atoms, Ids
 
 Flags = np.ndarray
 """bool, one per class or per id."""
@@ -53,6 +53,9 @@ class Solution:
         count: how many classes there are; class 0 is frozen.
         owners, starts, members: slab k is the class owners[k], standing for members[starts[k]:starts[k + 1]].
         ragged, rigid: grids, as classes, of which rows must keep equally many, or survivors be rows times columns.
+        axes, ends: classes over single axes, one after the other; no axis may lose all. Those with a frozen class are
+            left out. Axis k is axes[ends[k]:ends[k + 1]].
+        bare: per class, whether there is nothing of it in any constant that a mask may set to zero.
     """
 
     of: Ids
@@ -62,6 +65,16 @@ class Solution:
     members: np.ndarray
     ragged: list[Ids] = field(default_factory=list)
     rigid: list[Ids] = field(default_factory=list)
+    axes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    ends: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    bare: Flags = field(default_factory=lambda: np.zeros(0, bool))
+
+    def empty(self, dead: Flags) -> list[np.ndarray]:
+        """The classes of every single axis that would lose all of them."""
+        if not self.axes.size:
+            return []
+        gone = np.logical_and.reduceat(dead[self.axes], self.ends[:-1])
+        return [self.axes[self.ends[k] : self.ends[k + 1]] for k in np.flatnonzero(gone)]
 
     def close(self, dead: Flags) -> Flags:
         """The least closed set that holds these classes: a slab goes with all its members, and they with it."""
@@ -88,7 +101,7 @@ class Solution:
             alive = survivors(grid, dead)
             if alive.size == 0 or not alive[..., alive.reshape(-1, alive.shape[-1]).any(0)].all():
                 return grid
-        return None
+        return next(iter(self.empty(dead)), None)
 
 
 def survivors(grid: Ids, dead: Flags) -> Flags:
@@ -119,7 +132,22 @@ def solve(coupling: Coupling) -> Solution:
         if ids.ndim > 1 and key not in seen:
             seen.add(key)
             (found.rigid if key in rigid else found.ragged).append(of[ids])
+    _note_axes(found, atoms)
+    found.bare = np.ones(found.count, bool)
+    for holds in coupling.holds.values():
+        for h in holds:
+            if h.masked:
+                found.bare[of[h.grid.ids]] = False
     return found
+
+
+def _note_axes(found: Solution, atoms: Atoms) -> None:
+    """Single axes that could lose everything, each once."""
+    every = {found.of[ids].tobytes(): found.of[ids] for ids in atoms.axes.values()}
+    free = [a for a in every.values() if a.size and (a != FROZEN).all()]
+    if free:
+        found.axes = np.concatenate(free)
+        found.ends = np.concatenate([[0], np.cumsum([a.size for a in free])])
 
 
 def _content(ids: Ids) -> bytes:

@@ -1,0 +1,132 @@
+"""The oracle of structured pruning: what is left after removing equals what was masked, at every value of the graph.
+
+    from channelcheck import Case, check_removal
+
+    case = Case.of(model)
+    removed = check_removal(case, case.dead(ratio=0.5, seed=1))
+
+Outputs alone are a weak oracle: half a detector's channels gone, it outputs zeros either way. So all values that survive
+are compared, those of the masked model cut to what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.compiler import checks, shapes
+from edgec.compiler.channels import shrink
+from edgec.compiler.channels.flow import Coupling, couple
+from edgec.compiler.channels.grids import Grid
+from edgec.compiler.channels.solve import Flags, Solution, Units, solve, units
+from edgec.compiler.session import Session
+from edgec.compiler.synthesis import synthesise
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Case:
+    """A model, what is coupled in it, and everything that can go by itself."""
+
+    model: ir.Model
+    coupling: Coupling
+    found: Solution
+    units: Units
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Case:
+        coupling = couple(model)
+        found = solve(coupling)
+        return cls(model, coupling, found, units(coupling, found))
+
+    def dead(self, ratio: float, seed: int = 0, rows: bool = True) -> Flags:
+        """The classes of random units: this share of each family, but never all of it."""
+        rng = np.random.default_rng(seed)
+        dead = np.zeros(self.found.count, bool)
+        for family in np.unique(self.units.family):
+            inside = np.flatnonzero(self.units.family == family)
+            if rows or not self.units.rows[inside[0]]:
+                count = min(round(len(inside) * ratio), len(inside) - 1)
+                dead[self.units.classes(rng.permutation(inside)[:count])] = True
+        return self.found.close(dead)
+
+
+def check_removal(
+    case: Case, dead: Flags, feeds: Arrays | None = None, rtol: float = 1e-4, bound: float = 0.0
+) -> ir.Model:
+    """Mask a clone, remove from another, run both; the model that is left.
+
+    Asserts that both run, that the smaller one passes the checkers, that its inputs and outputs are as before, that
+    shapes are those that removal said, and that every value is equal within `rtol` of its own largest magnitude, or
+    of `bound` where that is larger.
+    """
+    assert not dead[0], "the frozen class is dead"
+    assert case.found.fault(dead) is None, "the classes leave a grid that is no array"
+    masked, removed = case.model.clone(), case.model.clone()
+    coupled = couple(masked)
+    solve(coupled)
+    shrink.mask(masked, coupled, case.found, dead)
+    smaller = couple(removed)
+    assert np.array_equal(solve(smaller).of, case.found.of), "coupling a clone gave other classes"
+    shrinking = shrink.Shrinking(removed, smaller, dead[case.found.of])
+    shrinking.run()
+    said = {v.name: v.shape for v in smaller.labels}
+    feeds = feeds if feeds is not None else synthesise(case.model)
+    interface = checks.Interface.of(case.model)
+    for v in smaller.labels:
+        if not v.is_graph_output():
+            v.shape = None
+    shapes.infer(removed)
+    checks.check_structure(removed, interface)
+    expected, got = everything(masked, feeds), everything(removed, feeds)
+    cuts = {v.name: label for v, label in case.coupling.labels.items()}
+    for name, array in got.items():
+        if name not in expected:
+            continue
+        want = cut(expected[name], cuts.get(name, ()), shrinking)
+        assert want.shape == array.shape, f"{name}: {array.shape} is left, not {want.shape} of {expected[name].shape}"
+        if name in said and said[name] is not None:
+            known = [n if isinstance(n, int) else m for n, m in zip(said[name], array.shape, strict=True)]
+            assert known == list(array.shape), f"{name}: removal said {said[name]}, it is {array.shape}"
+        assert_equal(name, want, array, rtol, bound)
+    return removed
+
+
+def everything(model: ir.Model, feeds: Arrays) -> dict[str, np.ndarray]:
+    """Every value of the main graph that has a type, by name."""
+    seen = model.clone()
+    outputs = {v.name for v in seen.graph.outputs}
+    for node in seen.graph:
+        for v in node.outputs:
+            if v.name and v.dtype is not None and v.name not in outputs and not isinstance(v.type, ir.SequenceType):
+                seen.graph.outputs.append(v)
+    return Session(seen, threads=1).run(feeds)
+
+
+def cut(array: np.ndarray, label: tuple[Grid, ...], shrinking: shrink.Shrinking) -> np.ndarray:
+    """What is left of a value under its label: rows of a grid may each lose other columns."""
+    for g in label:
+        keeps, last = shrinking.left(g.ids)
+        for axis, positions in zip(g.axes, keeps, strict=False):
+            array = array.take(positions, axis)
+        front = np.moveaxis(array, g.axes, range(len(g.axes)))
+        index = last.reshape(*last.shape, *([1] * (front.ndim - last.ndim)))
+        array = np.moveaxis(np.take_along_axis(front, index, len(g.axes) - 1), range(len(g.axes)), g.axes)
+    return array
+
+
+def assert_equal(name: str, want: np.ndarray, got: np.ndarray, rtol: float, bound: float = 0.0) -> None:
+    """Equal to float error, relative to the largest magnitude; what isn't finite is at the same places."""
+    if want.dtype.kind not in "fc":
+        assert (want == got).all(), f"{name}: {(want != got).sum()} of {want.size} differ"
+        return
+    finite = np.isfinite(want)
+    assert (finite == np.isfinite(got)).all(), f"{name}: infinities or NaN at other places"
+    if finite.any():
+        error = np.abs(want[finite].astype(np.float64) - got[finite]).max()
+        largest = max(float(np.abs(want[finite]).max()), bound)
+        assert error <= rtol * largest, f"{name}: differs by {error:.2g}, of {largest:.2g}"
