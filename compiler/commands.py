@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .analysis import command
+from . import process
+from .analysis import arguments as analyze
 from .argtypes import error_limit, limit
 from .arguments import SHAPE, check_source
 from .freeze import parse_shape
@@ -30,7 +31,7 @@ EXACT = 1e-5
 def arguments(name: str, p: argparse.ArgumentParser) -> None:
     """Declare what a command takes."""
     if name == "analyze":
-        command.arguments(p)
+        analyze.declare(p)
     if name == "verify":
         p.add_argument("a", metavar="A", help="the reference")
         p.add_argument("b", metavar="B", help="the other one")
@@ -50,7 +51,7 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
 def run(name: str, o: argparse.Namespace, console: Callable[[], Any]) -> int:
     """Run a command; returns the exit code."""
     if name == "analyze":
-        return command.run(o, console)
+        return _analyze(o, console)
     if name == "verify":
         return _verify(o, console)
     tables: dict[str, Callable[[], Table]] = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}
@@ -81,6 +82,12 @@ def _cell(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items())
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+
+
+def _analyze(o: argparse.Namespace, console: Callable[[], Any]) -> int:
+    with process.undisturbed():
+        from .analysis import command
+    return command.run(o, console)
 
 
 Table = tuple[str, Sequence[str], list[Sequence[Any]]]

@@ -1,4 +1,4 @@
-"""`edgec analyze`: its arguments, and what it prints and writes."""
+"""`edgec analyze`: what it finds, prints and writes."""
 
 from __future__ import annotations
 
@@ -10,42 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import process
-from ..argtypes import count
-from ..arguments import SHAPE, check_source
+import onnx_ir as ir
+
+from .. import driver
+from ..arguments import check_source
+from ..cost.analyze import analyze
 from ..cost.devices import DEVICES, Device
 from ..cost.devices import device as find_device
 from ..cost.growth import growth, parse_range
+from ..cost.measure import Measured, measure
 from ..cost.records import Analysis
 from ..cost.roofline import Roofline, roofline
+from ..dims import Poly
 from ..errors import EdgecError, UsageError
 from ..freeze import Shapes, parse_shape
 from .document import Growth, sizes, to_json
-
-SORT = (
-    "macs", "flops", "parameters", "weights", "bytes", "special", "int_ops", "effective_macs", "bops", "time", "bound",
-)  # fmt: skip
-
-
-def arguments(p: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    p.add_argument("model", metavar="MODEL", nargs="?", help="the model: .onnx, .mlpackage")
-    p.add_argument("--shape", action="append", default=[], metavar="NAME:1,3,224,224", help=SHAPE)
-    p.add_argument("--zeros", action="store_true", help="read the weights and count zeros: effective MACs, sparsity")
-    p.add_argument("--device", metavar="NAME", help="the least time on a device; --device list shows them")
-    p.add_argument(
-        "--range", metavar="T=16:512", help="totals over sizes of a free dimension: doubling, or T=16:512:16"
-    )
-    p.add_argument("--compare", metavar="B", help="set another model beside it: what became of each figure")
-    g = p.add_argument_group("table")
-    g.add_argument("--sort", choices=SORT, metavar="FIGURE", default="macs", help=f"{', '.join(SORT)} (default: macs)")
-    g.add_argument("--top", type=count, default=20, metavar="N", help="rows of the table (default: 20)")
-    g.add_argument("--depth", type=count, metavar="N", help="levels of modules")
-    g.add_argument("--flat", action="store_true", help="layers, not modules")
-    g = p.add_argument_group("output")
-    g.add_argument("--csv", metavar="FILE.csv", help="write a row per layer")
-    g.add_argument("--html", metavar="FILE.html", help="write a page: maps, plots and all layers; opens offline")
-    g.add_argument("-q", dest="quiet", action="store_true", help="print nothing but errors")
 
 
 @dataclass
@@ -56,6 +35,7 @@ class _Found:
     sizes: list[dict[str, int]]
     roofline: Roofline | None
     growth: Growth | None
+    measured: Measured | None
 
 
 def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
@@ -79,30 +59,47 @@ def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
 
 def _find(o: argparse.Namespace, device: Device | None, span: tuple[str, list[int]] | None) -> _Found:
     shapes = dict(parse_shape(s) for s in o.shape)
-    models = [_analyzed(source, shapes, o) for source in (o.model, o.compare) if source]
+    models, measured = [], None
+    for source in filter(None, (o.model, o.compare)):
+        model, analysis = _analyzed(source, shapes, o)
+        models.append(analysis)
+        if o.measure:
+            found = _measured(model, analysis, shapes)
+            measured = measured or found
     at = [sizes(models[0])]
     at += [common(at[0], sizes(other)) for other in models[1:]]
     roofs = roofline(models[0], device, at[0]) if device else None
     if span is None:
-        return _Found(models, at, roofs, None)
+        return _Found(models, at, roofs, None, measured)
     symbol, values = span
     others = {name: size for name, size in at[0].items() if name != symbol}
-    return _Found(models, at, roofs, Growth(symbol, growth(models[0], symbol, values, others), others))
+    return _Found(models, at, roofs, Growth(symbol, growth(models[0], symbol, values, others), others), measured)
 
 
-def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> Analysis:
-    with process.undisturbed():
-        from .. import driver
+def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> tuple[ir.Model, Analysis]:
     check_source(Path(source))
-    return driver.analyze(source, shapes=shapes, zeros=o.zeros)
+    model = driver.load(source)
+    return model, analyze(model, source, zeros=o.zeros, shapes=shapes)
+
+
+def _measured(model: ir.Model, analysis: Analysis, shapes: Shapes) -> Measured:
+    """What running it shows, at the sizes that the figures are shown at."""
+    at = {name: (size,) for name, size in sizes(analysis).items() if name in _inputs(analysis)}
+    return measure(model, analysis, shapes={**shapes, **at})
+
+
+def _inputs(analysis: Analysis) -> set[str]:
+    """The free dimensions of the inputs."""
+    dims = [dim for _, shape in analysis.inputs.values() for dim in shape or ()]
+    return {name for dim in dims if isinstance(dim, Poly) and (name := dim.symbol()) is not None}
 
 
 def _document(found: _Found) -> Any:
     from .comparison import to_json_pair
 
     if len(found.models) > 1:
-        return to_json_pair(*found.models)
-    return to_json(found.models[0], found.roofline, found.growth)
+        return to_json_pair(found.models[0], found.models[1])
+    return to_json(found.models[0], found.roofline, found.growth, found.measured)
 
 
 def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
@@ -110,13 +107,13 @@ def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
     if len(found.models) > 1:
         from .comparison import print_comparison
 
-        print_comparison(*found.models, console, found.sizes, by=by, top=o.top, depth=o.depth)
+        print_comparison(found.models[0], found.models[1], console, found.sizes, by=by, top=o.top, depth=o.depth)
         return
     from .terminal import print_analysis
 
     print_analysis(
         found.models[0], console, found.sizes[0], by=by, top=o.top, depth=o.depth, flat=o.flat,
-        roofline=found.roofline, growth=found.growth,
+        roofline=found.roofline, growth=found.growth, measured=found.measured,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cost import polynomial
+from ..cost.measure import Measured
 from ..cost.records import Analysis, Layer, Shape, Totals
 from ..cost.roofline import Roofline
 from ..dims import Atom, Dim, Poly
@@ -35,7 +36,12 @@ class Growth:
     sizes: dict[str, int]
 
 
-def to_json(analysis: Analysis, roofline: Roofline | None = None, growth: Growth | None = None) -> Json:
+def to_json(
+    analysis: Analysis,
+    roofline: Roofline | None = None,
+    growth: Growth | None = None,
+    measured: Measured | None = None,
+) -> Json:
     """The analysis as a document of plain JSON values, keys in a fixed order; see docs/analyze.md."""
     memory = analysis.memory
     return {
@@ -60,6 +66,7 @@ def to_json(analysis: Analysis, roofline: Roofline | None = None, growth: Growth
         "warnings": list(analysis.warnings),
         "roofline": None if roofline is None else _roofline(roofline),
         "growth": None if growth is None else _growth(growth),
+        "measured": None if measured is None else _measured(measured),
         "layers": [_layer(layer) for layer in analysis.layers],
     }
 
@@ -79,6 +86,11 @@ def _roofline(found: Roofline) -> Json:
         "notes": list(found.notes),
         "layers": [{"seconds": r.seconds, "bound": r.bound, "intensity": r.intensity} for r in found.layers],
     }
+
+
+def _measured(found: Measured) -> Json:
+    names = ("seconds", "optimised", "other", "needed", "achieved", "runs", "threads", "machine")
+    return {**{name: getattr(found, name) for name in names}, "at": dict(found.at), "notes": list(found.notes)}
 
 
 def _growth(found: Growth) -> Json:

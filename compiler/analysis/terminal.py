@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .. import figures as fig
 from ..cost import polynomial
 from ..cost.growth import tendency
+from ..cost.measure import Measured
 from ..cost.records import Analysis
 from ..cost.roofline import Roofline
 from ..dims import Dim, Poly
@@ -66,6 +67,7 @@ METRICS = {
     "effective_macs": Metric("eff. MACs", "MACs whose weight is not zero", _count),
     "bops": Metric("BOPs", "bit operations", _count),
     "time": Metric("time", "measured time", _seconds),
+    "rate": Metric("OP/s", "operations per second", _count),
     "bound": Metric("at least", "lower bound of time", _seconds),
 }
 """What can be sorted by, and shown."""
@@ -82,10 +84,12 @@ def print_analysis(
     flat: bool = False,
     roofline: Roofline | None = None,
     growth: Growth | None = None,
+    measured: Measured | None = None,
 ) -> None:
     """Print totals, warnings and the costliest modules (`flat`: layers), figures at sizes `at` of free dimensions."""
     names, plain = letters(analysis, at), not console.encoding.startswith("utf")
     parts = [_title(analysis, at, names), _totals(analysis, at, names, plain), *_notices(analysis)]
+    parts += [_measured(measured)] if measured else []
     parts += [_device(roofline)] if roofline else []
     parts += [_growth(analysis, growth, names)] if growth else []
     root = tree(analysis, at, roofline.layers if roofline else ())
@@ -150,9 +154,6 @@ def total_lines(
     moved = value(t.read) + value(t.written)
     if moved:
         yield "intensity", f"{value(t.flops) / moved:.3g}", "FLOPs per byte moved"
-    measured = sum(layer.seconds or 0 for layer in analysis.layers)
-    if measured:
-        yield "measured layers", _seconds(measured), f"{fig.count(round(value(t.flops) / measured))} FLOPs per second"
     yield "nodes", f"{t.nodes:,}", ""
 
 
@@ -172,6 +173,18 @@ def _notices(analysis: Analysis) -> Iterator[RenderableType]:
         yield _section(Text(head, _WARN), [*analysis.unknown[:10], *more])
     if analysis.warnings:
         yield _section(Text("Warnings", _WARN), analysis.warnings)
+
+
+def _measured(found: Measured) -> RenderableType:
+    """What running it here showed."""
+    from rich.text import Text
+
+    head = Text.assemble((f"Measured {_seconds(found.optimised)} a run", _HEAD), " in onnxruntime, optimised: ")
+    head.append(f"{fig.count(round(found.achieved))}OP/s of {fig.count(found.needed)} operations needed")
+    lines = [f"its layers one by one, as in the file: {_seconds(found.seconds)}"]
+    if found.other:
+        lines.append(f"{_seconds(found.other)} of that is no layer: unpacking weights")
+    return _section(head, [*lines, *(Text(note, _DIM) for note in found.notes)])
 
 
 def _device(found: Roofline) -> RenderableType:
@@ -243,7 +256,7 @@ def _where(shown: Sequence[Row], total: Mapping[str, float], by: str, width: int
 
 def _columns(by: str, width: int, total: Mapping[str, float]) -> list[str]:
     """As many columns as fit beside the names, the sorted one first."""
-    usual = [c for c in ("macs", "time", "bound", "parameters", "bytes", "flops", "weight_bits") if c != by]
+    usual = [c for c in ("macs", "time", "rate", "bound", "parameters", "bytes", "flops", "weight_bits") if c != by]
     return [by, *(c for c in usual if total.get(c))][: max(3, (width - 46) // 10)]
 
 

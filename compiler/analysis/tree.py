@@ -24,7 +24,7 @@ class Module:
     Attributes:
         name: the part of the path that it adds; several parts where a module holds nothing but one other.
         figures: the sums over all layers in it, numbers. `bytes` is read + written, `time` seconds,
-            `bound` the least seconds on a device, `layers` how many.
+            `bound` the least seconds on a device, `rate` operations per measured second, `layers` how many.
         layer: the layer, for a leaf.
     """
 
@@ -46,6 +46,11 @@ def tree(analysis: Analysis, at: Mapping[str, int], roofs: Sequence[Roof] = ()) 
             short_name(layer), layer_figures(layer, at, roofs[index] if roofs else None), layer=layer
         )
     _sum_up(root)
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        rate(node.figures)
+        stack += node.parts.values()
     _merge_chains(root)
     return root
 
@@ -58,6 +63,12 @@ def layer_figures(layer: Layer, at: Mapping[str, int], roof: Roof | None = None)
     found["bound"] = roof.seconds if roof else 0.0
     found["layers"] = 1
     return found
+
+
+def rate(figures: dict[str, float]) -> None:
+    """Add `rate`: operations per second of measured time, two per MAC and all other arithmetic; 0 without a time."""
+    done = figures.get("flops", 0) + figures.get("special", 0) + figures.get("int_ops", 0)
+    figures["rate"] = done / figures["time"] if figures.get("time") else 0.0
 
 
 def short_name(layer: Layer) -> str:
@@ -141,5 +152,6 @@ def _walk(node: Module, by: str, shown: set[int], depth: int, last: tuple[bool, 
         total: dict[str, float] = {}
         for m in rest:
             add(total, m.figures)
+        rate(total)
         found.append(Row(depth + 1, None, total, len(rest), (*last, True)))
     return found

@@ -88,7 +88,7 @@ def measure(
     """
     if runs < 1:
         raise UsageError(f"a measurement takes at least one run, not {runs}")
-    model = model.clone()
+    given, model = model, model.clone()
     fix(model, shapes or {})
     flat = flattened(model)
     nodes = list(_layers(flat.graph))
@@ -98,7 +98,7 @@ def measure(
         )
     feeds = inputs if inputs is not None else synthesise(model)
     threads = threads or os.cpu_count() or 1
-    found = Measured(at=_sizes(model, feeds), runs=runs, threads=threads, machine=_machine())
+    found = Measured(at=_sizes(given, feeds), runs=runs, threads=threads, machine=_machine())
     _time_layers(found, flat, nodes, feeds)
     found.optimised = _time_whole(model, feeds, runs, threads)
     _rate(found, analysis)

@@ -135,6 +135,7 @@ class Model {
     sumUp(this.tree);
     this.totals = {};
     for (const [key, value] of Object.entries(this.doc.totals)) this.totals[key] = n(value);
+    this.packed = this.totals.zeros !== null || 8 * this.totals.bytes < 30 * this.totals.parameters;
     if (this.live.length) this.totals.peak_activation_bytes = Math.max(...this.live.map(x => x), 0);
   }
   get symbols() { return Object.keys(this.at); }

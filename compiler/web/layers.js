@@ -2,6 +2,7 @@
 // All layers, searchable and sortable. Only the rows in view are in the page: 10,000 layers stay quick.
 
 const ROW = 30;
+const HEADS = { parameters: "params", weight_bits: "stored", moved: "moved", intensity: "FLOP/B", effective_macs: "eff. MACs", seconds: "time" };
 
 function layerTable() {
   const has = key => state.models.some(m => m.tree.figures[key]);
@@ -13,7 +14,7 @@ function layerTable() {
     { key: "shape", name: "output", value: l => l.shape, form: l => l.shape, width: "minmax(7em, 1fr)" },
     ...[["macs", count], ["flops", count], ["parameters", count], ["weight_bits", bits], ["moved", size], ["intensity", ratio], ["effective_macs", count], ["seconds", time]]
       .filter(([key]) => key === "intensity" || (key === "effective_macs" ? state.models.some(m => m.totals.zeros !== null) : has(key)))
-      .map(([key, form]) => ({ key, name: key === "intensity" ? "FLOPs/byte" : METRICS[key].name, value: l => l.figures[key], form: l => l.figures[key] ? form(l.figures[key]) : "", width: "6.3em", number: true })),
+      .map(([key, form]) => ({ key, name: HEADS[key] ?? METRICS[key].name, value: l => l.figures[key], form: l => l.figures[key] ? form(l.figures[key]) : "", width: "5.2em", number: true })),
   ];
   let sorted = "index", down = false, rows = [], everywhere = false;
   const template = columns.map(c => c.width).join(" ");
@@ -24,7 +25,7 @@ function layerTable() {
   const heads = columns.map(c => make("div", { role: "columnheader", class: c.number ? "n" : null }, make("button", { type: "button", "data-key": c.key, onclick: () => sort(c) }, c.name)));
   const body = make("div", { class: "rows" }), spacer = make("div", { class: "spacer", role: "rowgroup" }, body);
   const head = make("div", { class: "row head", role: "row", style: { "grid-template-columns": template } }, heads);
-  const view = make("div", { class: "layers", role: "table", "aria-label": "Layers", style: { "--wide": `${38 + 7.2 * columns.filter(c => c.number).length}em` }, tabindex: "0", onscroll: () => paint() }, head, spacer);
+  const view = make("div", { class: "layers", role: "table", "aria-label": "Layers", style: { "--wide": `${38 + 6.1 * columns.filter(c => c.number).length}em` }, tabindex: "0", onscroll: () => paint() }, head, spacer);
   const host = section("layers", "Layers", make("p", { class: "controls" }, search, found, scope, download), view);
 
   const texts = new Map();

@@ -22,7 +22,7 @@ function cards() {
     ];
     if (t.int_ops * 100 > t.flops) rows.push(["Integer operations", count(t.int_ops), was("int_ops", count) ?? full(t.int_ops)]);
     if (t.zeros !== null && t.parameters) rows.push(["Effective MACs", count(t.effective_macs), `${share(t.zeros / t.parameters)} of the weights are zero`]);
-    if (t.bops && (t.zeros !== null || 8 * t.bytes < 30 * t.parameters)) rows.push(["Bit operations", count(t.bops), was("bops", count) ?? full(t.bops)]);
+    if (t.bops && m.packed) rows.push(["Bit operations", count(t.bops), was("bops", count) ?? full(t.bops)]);
     if (measured) rows.push(["Measured", time(m.doc.totals.seconds ?? measured), `${rate(t.flops / measured)} in the layers`]);
     host.replaceChildren(...rows.map(([label, big, small]) => make("div", { class: "card" },
       make("div", { class: "label" }, label), make("div", { class: "big" }, big), make("div", { class: "small" }, small))));
@@ -79,9 +79,11 @@ function switcher() {
 // Modules of both models, matched by path, those that cost most first.
 function sideBySide() {
   if (state.models.length < 2) return null;
-  let metric = "macs";
-  const body = make("tbody"), note = make("p", { class: "soft" });
   const columns = [["macs", count], ["parameters", count], ["weight_bits", bits], ["moved", size], ["flops", count]];
+  // What changed is shown first.
+  const [a, b] = state.models.map(m => m.tree.figures);
+  let metric = (columns.find(([k]) => Math.abs(a[k] - b[k]) > 0.005 * Math.max(a[k], b[k])) ?? columns[0])[0];
+  const body = make("tbody"), note = make("p", { class: "soft" });
   const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", {}, "module"), ["before", "after", "change"].map(h => make("th", { class: "n" }, h)))), body);
   const host = section("compare", "Before and after, by module", choice("Figure", columns.map(([k]) => [k, METRICS[k].name]), metric, k => { metric = k; draw(); }), make("div", { class: "scroll tall" }, table), note);
   function draw() {

@@ -10,6 +10,7 @@ function treemap() {
   const list = make("div", { class: "list" });
   const available = Object.entries(METRICS).filter(([key]) =>
     state.models.some(m => m.tree.figures[key]) &&
+    (key !== "bops" || state.models.some(m => m.packed)) &&
     !(key === "effective_macs" && state.models.every(m => m.totals.zeros === null)));
   const switches = choice("Area shows", available.map(([k, m]) => [k, m.name]), metric, key => { metric = key; redraw(); });
   const legend = make("p", { class: "kinds" });

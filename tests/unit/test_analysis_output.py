@@ -25,6 +25,7 @@ from edgec.compiler.analysis import comparison, document, sheet, terminal, tree
 from edgec.compiler.cost import polynomial
 from edgec.compiler.cost.devices import DEVICES, device
 from edgec.compiler.cost.growth import growth
+from edgec.compiler.cost.measure import Measured
 from edgec.compiler.cost.records import Analysis
 from edgec.compiler.cost.roofline import roofline
 
@@ -49,7 +50,8 @@ def strict(value: Any) -> Any:
 
 def parts(found: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """The objects of a document, each with the name that the schema has for it."""
-    return [(found, "analysis"), *((found[name], name) for name in ("totals", "memory", "roofline", "growth"))]
+    names = ("totals", "memory", "roofline", "growth", "measured")
+    return [(found, "analysis"), *((found[name], name) for name in names)]
 
 
 def value(count: Any, at: Mapping[str, int]) -> int:
@@ -83,7 +85,7 @@ def test_the_schema_is_closed_and_every_field_is_documented() -> None:
 def test_samples_follow_the_schema_in_its_order(analysis: Analysis, name: str) -> None:
     at = document.sizes(analysis)
     grown = document.Growth("T", growth(analysis, "T", [1, 64], at), at) if at else document.Growth("T", [], {})
-    found = strict(document.to_json(analysis, roofline(analysis, device(name), at), grown))
+    found = strict(document.to_json(analysis, roofline(analysis, device(name), at), grown, Measured(at=at)))
     jsonschema.validate(found, SCHEMA)
     jsonschema.validate(strict(document.to_json(analysis)), SCHEMA)
     for part, name in parts(found):
@@ -223,6 +225,19 @@ def test_a_range_shows_the_totals_at_each_size(tmp_path: Path, blocks: Path) -> 
     assert rows == {n: blocks_macs(n) for n in (16, 32, 64, 128)}
     text = run(blocks, "--range", "T=16:128", cwd=tmp_path).stdout
     assert "Over T" in text and "quadratic in T" in text
+
+
+def test_measuring_gives_times_in_every_form(tmp_path: Path, blocks: Path) -> None:
+    done = run(blocks, "--measure", "--json", "--csv", "l.csv", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    jsonschema.validate(found, SCHEMA)
+    assert found["measured"]["at"] == found["sizes"] == {"T": 128}
+    assert found["measured"]["needed"] >= 2 * blocks_macs(128) and found["measured"]["achieved"] > 0
+    heavy = [layer for layer in found["layers"] if layer["op"] == "MatMul"]
+    assert heavy and all(layer["seconds"] > 0 for layer in heavy)
+    assert {r["seconds"] != "" for r in csv.DictReader((tmp_path / "l.csv").open()) if r["op"] == "MatMul"} == {True}
+    text = run(blocks, "--measure", "--sort", "time", cwd=tmp_path).stdout
+    assert "Measured" in text and "OP/s" in text and "share of time" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_every_device_is_listed(tmp_path: Path) -> None:
