@@ -61,6 +61,7 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
         memory=memory(flat, sizes),
         unknown=[f"{x.name} ({x.op}): {x.unknown}" for x in layers if x.unknown],
         warnings=counter.warnings,
+        limits=sizes.limits,
     )
     found.totals = _totals(layers)
     found.totals.parameters, found.totals.bytes = parameters(model), weight_bytes(model)

@@ -139,7 +139,7 @@ def parse_range(text: str) -> tuple[str, list[int]]:
 
 
 def _doubled(first: int, last: int) -> list[int]:
-    if first < 1:
+    if not 1 <= first <= last:
         raise ValueError
     found = [first]
     while found[-1] * 2 < last:

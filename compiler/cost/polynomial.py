@@ -147,10 +147,16 @@ def _without(monomial: Monomial, common: Monomial) -> Monomial:
 
 def _sum(size: Poly, style: _Style) -> str:
     parts: list[str] = []
-    for monomial, factor in sorted(size.terms, key=lambda t: (-len(t[0]), -abs(t[1]), repr(t[0]))):
+    for monomial, factor in sorted(size.terms, key=_place):
         body = _product(monomial, abs(factor), style)
         parts.append((" - " if factor < 0 else " + ") + body if parts else ("-" if factor < 0 else "") + body)
     return "".join(parts)
+
+
+def _place(term: tuple[Monomial, int]) -> tuple[int, bool, int, str]:
+    """The highest degree first, symbols before quotients, then the largest coefficient."""
+    monomial, factor = term
+    return -len(monomial), not all(isinstance(a, str) for a in monomial), -abs(factor), repr(monomial)
 
 
 def _product(monomial: Monomial, factor: int, style: _Style) -> str:
