@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .even import cells
 from .grids import FROZEN, Ids
-from .solve import Flags, Solution
+from .solve import Flags, Solution, columns
 
 
 def feasible(found: Solution, dead: Flags, score: np.ndarray | None = None) -> Flags:
@@ -16,14 +17,13 @@ def feasible(found: Solution, dead: Flags, score: np.ndarray | None = None) -> F
     survivors of rigid ones are rows times columns, and no axis is empty. Never more than `dead` and bare classes.
     """
     scores = np.zeros(found.count) if score is None else score
-    dead = _joined(found, dead)
+    dead, joined = _joined(found, dead), columns(found)
     while True:
         before = int(dead.sum())
         _agree(found, dead, scores)
         for grid in found.rigid:
             _square(grid, dead)
-        for grid in found.ragged:
-            _level(grid, dead, scores)
+        _level(found, joined, dead, scores)
         _fill(found, dead, scores)
         if int(dead.sum()) == before:
             return dead
@@ -78,51 +78,32 @@ def _square(grid: Ids, dead: Flags) -> None:
     dead[grid[gone & ~covered]] = False
 
 
-def _level(grid: Ids, dead: Flags, score: np.ndarray) -> None:
-    """Of a ragged grid, every row that is left has lost equally many."""
-    gone = dead[grid]
-    if not gone.any():
+def _level(found: Solution, joined: np.ndarray, dead: Flags, score: np.ndarray) -> None:
+    """Of ragged grids, every row that is left has lost equally many; columns of rigid grids stay together."""
+    grids = [left for g in found.ragged if dead[g].any() and (left := _rows(g, dead)).size]
+    counts = [dead[g].sum(1) for g in grids]
+    if all((c == c[0]).all() for c in counts):
         return
-    kept = grid
+    movable = np.zeros(found.count, bool)
+    movable[joined[dead]] = True
+    movable[joined[FROZEN]] = False
+    for part in cells([np.where(dead[g], joined[g], joined[FROZEN]) for g in grids], movable):
+        for members, stay in zip(part.members, part.most(), strict=True):
+            if stay < members.size:
+                order = members[np.argsort(score[members], kind="stable")]
+                dead[np.isin(joined, order[stay:])] = False
+
+
+def _rows(grid: Ids, dead: Flags) -> Ids:
+    """The rows of a grid that are left, without indices of leading axes at which nothing is."""
     for d in range(grid.ndim - 1):
         others = tuple(i for i in range(grid.ndim) if i != d)
-        alive = ~dead[kept].all(others)
-        kept = kept.compress(alive, d)
-    if not kept.size:
-        dead[_best(grid.reshape(-1), score)] = False
-        return _level(grid, dead, score)
-    rows = kept.reshape(-1, kept.shape[-1])
-    gone = dead[rows]
-    excess = gone.sum(1) - gone.sum(1).min()
-    if excess.any():
-        _bring_back(rows, gone, excess, dead, score)
-    return None
-
-
-def _bring_back(rows: Ids, gone: Flags, excess: np.ndarray, dead: Flags, score: np.ndarray) -> None:
-    """Bring classes back that lie in rows that have lost too many, as long as they overshoot in none."""
-    row, column = np.nonzero(gone)
-    order = np.argsort(rows[row, column], kind="stable")
-    classes, row = rows[row, column][order], row[order]
-    firsts = np.flatnonzero(np.diff(classes, prepend=-1))
-    spans = np.append(firsts, classes.size)
-    ranked = sorted(range(firsts.size), key=lambda k: -score[classes[firsts[k]]])
-    left = excess.copy()
-    for k in ranked:
-        at, times = np.unique(row[spans[k] : spans[k + 1]], return_counts=True)
-        if (left[at] >= times).all():
-            left[at] -= times
-            dead[classes[firsts[k]]] = False
-            if not left.any():
-                return
-    if (left == excess).all():
-        # Each overshoots somewhere: that one which lies in the rows concerned most; then the others follow.
-        worst = [k for k in ranked if excess[row[spans[k] : spans[k + 1]]].any()]
-        dead[classes[firsts[worst[0]]]] = False
+        grid = grid.compress(~dead[grid].all(others), d)
+    return grid.reshape(-1, grid.shape[-1])
 
 
 def _fill(found: Solution, dead: Flags, score: np.ndarray) -> None:
     """Bring back one class on every axis that would be empty."""
-    for axis in found.empty(dead):
+    for axis in [*found.empty(dead), *(g.reshape(-1) for g in (*found.ragged, *found.rigid))]:
         if dead[axis].all():
             dead[_best(axis, score)] = False

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .even import cells
 from .flow import Coupling
 from .grids import FROZEN, Atoms, Ids
 
@@ -211,21 +212,29 @@ def _leading(found: Solution) -> list[int]:
 
 def _channels(found: Solution, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Classes by themselves, columns of rigid grids together, or one from each row of a ragged one: members, starts."""
-    n = found.count
-    joined = _columns(found)
+    joined = columns(found)
     usable = joined != joined[FROZEN]
     usable[found.owners] = False
-    cls, grid, row, extra = _tilts(found, joined)
-    tilted = np.zeros(n, bool)
-    tilted[cls] = True
+    movable = np.zeros(found.count, bool)
+    movable[joined[usable]] = True
+    bound = list(cells([joined[g.reshape(-1, g.shape[-1])] for g in found.ragged], movable))
+    tilted = np.zeros(found.count, bool)
+    for c in bound:
+        tilted[np.concatenate(c.members)] = True
     plain = np.flatnonzero(usable & ~tilted[joined])
     plain = plain[np.argsort(joined[plain], kind="stable")]
     cut = np.flatnonzero(np.diff(joined[plain], prepend=-1))
-    parts, sizes = [plain], [np.diff([*cut, plain.size])]
     groups = _grouped(np.flatnonzero(usable & tilted[joined]), joined)
-    for matched in _matched(found, groups, (cls, grid, row, extra), score):
-        parts.append(matched)
-        sizes.append(np.array([matched.size]))
+    totals = {key: float(score[members].sum()) for key, members in groups.items()}
+    parts, sizes = [plain], [np.diff([*cut, plain.size])]
+    for c in bound:
+        # Of each cell, the lowest scores go with each other.
+        ordered = [sorted(m.tolist(), key=lambda key: totals[key]) for m in c.members]
+        for amounts in c.shares():
+            keys = [k for cell, n in zip(ordered, amounts, strict=True) for k in cell[:n]]
+            ordered = [cell[n:] for cell, n in zip(ordered, amounts, strict=True)]
+            parts.append(np.concatenate([groups[k] for k in keys]))
+            sizes.append(np.array([parts[-1].size]))
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
 
 
@@ -236,7 +245,7 @@ def _grouped(classes: np.ndarray, joined: np.ndarray) -> dict[int, np.ndarray]:
     return dict(zip(keys.tolist(), np.split(order, first[1:]), strict=True)) if keys.size else {}
 
 
-def _columns(found: Solution) -> np.ndarray:
+def columns(found: Solution) -> np.ndarray:
     """Classes, with those in one column of a rigid grid as one."""
     if not found.rigid:
         return np.arange(found.count)
@@ -244,70 +253,3 @@ def _columns(found: Solution) -> np.ndarray:
     right = np.concatenate([g.reshape(-1) for g in found.rigid])
     links = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(found.count, found.count))
     return np.asarray(connected_components(links, directed=False)[1])
-
-
-Tilts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Class, ragged grid, row of it, and how many more of the class lie there than in the row that has the fewest."""
-
-
-def _tilts(found: Solution, joined: np.ndarray) -> Tilts:
-    parts: list[np.ndarray] = [np.zeros((4, 0), np.int64)]
-    for k, grid in enumerate(found.ragged):
-        rows = joined[grid.reshape(-1, grid.shape[-1])]
-        count = rows.shape[0]
-        pairs, times = np.unique(rows * count + np.arange(count)[:, None], return_counts=True)
-        cls, row = np.divmod(pairs, count)
-        starts = np.flatnonzero(np.diff(cls, prepend=-1))
-        spread = np.diff([*starts, cls.size])
-        least = np.where(spread == count, np.minimum.reduceat(times, starts), 0)
-        extra = times - np.repeat(least, spread)
-        more = extra > 0
-        parts.append(np.stack([cls[more], np.full(more.sum(), k), row[more], extra[more]]))
-    cls, grid_, row, extra = np.concatenate(parts, 1)
-    return cls, grid_, row, extra
-
-
-def _matched(
-    found: Solution, groups: dict[int, np.ndarray], tilts: Tilts, score: np.ndarray
-) -> Iterable[np.ndarray]:
-    """Units that take equal shares of all cells (classes that tilt the same rows), where that evens out every row."""
-    cls, grid, row, extra = tilts
-    keep = np.isin(cls, list(groups))
-    cls, grid, row, extra = cls[keep], grid[keep], row[keep], extra[keep]
-    if not cls.size:
-        return
-    # Grids that one class tilts are bound to each other.
-    size = found.count + len(found.ragged)
-    links = coo_array((np.ones(cls.size, np.int8), (cls, found.count + grid)), shape=(size, size))
-    component = connected_components(links, directed=False)[1]
-    rows = int(row.max()) + 1
-    weight = np.random.default_rng(1).integers(1, 1 << 63, size=rows + len(found.ragged), dtype=np.uint64)
-    mix = weight[row] * weight[rows + grid] * extra.astype(np.uint64)
-    sign = np.zeros(found.count, np.uint64)
-    np.add.at(sign, cls, mix)
-    whole = np.array(sorted(groups))
-    totals = {key: float(score[groups[key]].sum()) for key in groups}
-    for c in np.unique(component[whole]):
-        inside = whole[component[whole] == c]
-        cells = [inside[sign[inside] == s] for s in np.unique(sign[inside])]
-        share = int(np.gcd.reduce([cell.size for cell in cells]))
-        if not _even(found, cells, share, (cls, grid, row, extra)):
-            continue
-        ordered = [sorted(cell.tolist(), key=lambda key: totals[key]) for cell in cells]
-        for j in range(share):
-            keys = [k for cell in ordered for k in cell[j * (len(cell) // share) : (j + 1) * (len(cell) // share)]]
-            yield np.concatenate([groups[k] for k in keys])
-
-
-def _even(found: Solution, cells: list[np.ndarray], share: int, tilts: Tilts) -> bool:
-    """Whether a share of each cell takes equally many from all rows of every grid."""
-    cls, grid, row, extra = tilts
-    taken = np.concatenate([cell[: cell.size // share] for cell in cells])
-    inside = np.isin(cls, taken)
-    for k in np.unique(grid[inside]):
-        here = inside & (grid == k)
-        rows = found.ragged[k].reshape(-1, found.ragged[k].shape[-1]).shape[0]
-        amounts = np.bincount(row[here], extra[here], minlength=rows)
-        if amounts.min() != amounts.max():
-            return False
-    return True
