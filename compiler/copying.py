@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from . import process
 from .targets import OPSET
 
 BIG = 1 << 16
@@ -30,7 +31,7 @@ def in_rows(array: np.ndarray) -> np.ndarray:
 
 @cache
 def _turner(kind: ir.DataType) -> Any:
-    import onnxruntime
+    onnxruntime = process.onnxruntime()
 
     x, y = (ir.Value(name=n, shape=ir.Shape([None, None]), type=ir.TensorType(kind)) for n in "xy")
     turn = ir.Node("", "Transpose", [x], [ir.AttrInt64s("perm", [1, 0])], outputs=[y])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 command_line = False
 """Set by the command line. Only there may an import keep other packages out: a user's process stays as it is."""
@@ -28,3 +29,12 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def onnxruntime() -> Any:
+    """The package. In the command line it sends no usage events, which it does by default from 1.32 on."""
+    import onnxruntime
+
+    if command_line and hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from . import process
 from .graph import (
     attr,
     can_replace,
@@ -57,7 +58,7 @@ def to_half(array: np.ndarray) -> np.ndarray:
 
 @cache
 def _caster() -> Any:
-    import onnxruntime
+    onnxruntime = process.onnxruntime()
 
     x, y = (ir.Value(name=n, shape=ir.Shape(["n"]), type=ir.TensorType(t)) for n, t in (("x", FLOAT), ("y", HALF)))
     graph = ir.Graph([x], [y], nodes=[ir.Node("", "Cast", [x], [ir.AttrInt64("to", HALF)], outputs=[y])])

@@ -13,6 +13,7 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
+from . import process
 from .errors import ModelError
 from .graph import nodes, subgraphs
 from .protos import PLACE, ROUNDED, bare_proto, is_big, nowhere
@@ -82,7 +83,7 @@ class Session:
         written: Collection[str] = (),
         edit: Callable[[onnx.ModelProto], None] | None = None,
     ) -> None:
-        import onnxruntime as ort
+        ort = process.onnxruntime()
 
         proto, tensors = _runnable(model, exact, frozenset((*NO_KERNEL, *written)))
         if edit is not None:
@@ -130,7 +131,7 @@ class Session:
 
 def _frugal() -> Any:
     """Options for a model that runs once: all nodes as they are, and no memory spent on later runs."""
-    import onnxruntime as ort
+    ort = process.onnxruntime()
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -214,7 +215,7 @@ def _definition(
 
 
 def _ort_value(tensor: ir.TensorProtocol) -> tuple[Any, np.ndarray]:
-    import onnxruntime as ort
+    ort = process.onnxruntime()
 
     kind = tensor.dtype
     if kind.bitwidth < 8:

@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from .. import dims as d
+from .. import process
 from ..errors import UsageError
 from ..freeze import Shapes, fix
 from ..graph import subgraphs
@@ -143,7 +144,7 @@ def _machine() -> str:
 
 
 def _options(*, optimise: bool, profile: Path | None = None) -> Any:
-    import onnxruntime as ort
+    ort = process.onnxruntime()
 
     options = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
