@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,15 +36,18 @@ Source = str | Path | Any
 Inputs = str | Path | Mapping[str, np.ndarray]
 
 
-def load(source: Source) -> ir.Model:
+def load(source: Source, *, partial: bool = False) -> ir.Model:
     """The model as ONNX at the pinned opset, weights mapped from disk where the source allows it.
 
-    `source` is a path (.onnx, .mlpackage, and what plug-ins add) or a framework's own object.
+    `source` is a path (.onnx, .mlpackage, and what plug-ins add) or a framework's own object. With `partial`, operators
+    that nobody knows are no error, where the frontend can do that: such a model can be looked at, not run.
     Raises UsageError for an unknown kind, ModelError for a model that is not valid.
     """
     if isinstance(source, ir.Model):
         return source
-    return find_frontend(source)(source)  # type: ignore[no-any-return]
+    frontend = find_frontend(source)
+    options = {"partial": True} if partial and "partial" in inspect.signature(frontend).parameters else {}
+    return frontend(source, **options)  # type: ignore[no-any-return]
 
 
 def compile(
@@ -192,7 +196,7 @@ def analyze(source: Source, *, shapes: Shapes | None = None, zeros: bool = False
     """
     from .cost.analyze import analyze as count
 
-    model = load(source)
+    model = load(source, partial=True)
     if isinstance(source, ir.Model):
         model = model.clone()
         infer(model)

@@ -78,7 +78,7 @@ def _find(o: argparse.Namespace, device: Device | None, span: tuple[str, list[in
 
 def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> tuple[ir.Model, Analysis]:
     check_source(Path(source))
-    model = driver.load(source)
+    model = driver.load(source, partial=True)
     return model, analyze(model, source, zeros=o.zeros, shapes=shapes)
 
 

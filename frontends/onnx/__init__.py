@@ -16,15 +16,19 @@ from ...compiler.targets import OPSET
 from ...compiler.verify import ORIGINAL
 from ...compiler.weights import SMALL
 from .convert import as_it_is, opset_of, to_pinned_opset
+from .foreign import disguise, reveal
 from .order import settle
 from .wire import slim_bytes
 
 
-def load(source: Path | str) -> ir.Model:
+def load(source: Path | str, *, partial: bool = False) -> ir.Model:
     """The model in that file, at the pinned opset, shapes inferred, weights mapped from disk.
 
-    Initializers that are inputs, too (IR version 3), become constants. Raises UsageError when there is no such file,
-    ModelError when it is not a valid model, with file, node and remedy, UnsupportedOp with all operators that are none.
+    Initializers that are inputs, too (IR version 3), become constants. With `partial`, operators that nobody knows stay
+    in it, what they make without a shape: such a model can be looked at, not run.
+
+    Raises UsageError when there is no such file, ModelError when it is not a valid model, with file, node and remedy,
+    UnsupportedOp with all operators that are none.
     """
     path = Path(source)
     if not path.is_file():
@@ -44,8 +48,10 @@ def load(source: Path | str) -> ir.Model:
     try:
         settle(proto)
         given.CopyFrom(proto)
+        disguised = disguise(proto) if partial else {}
         model = _settled(to_pinned_opset(proto, OPSET))
         shapes.infer(model)
+        reveal(model, disguised)
         if opset_of(given) != OPSET:
             # What everything is measured against must not have gone through the converter.
             model.meta[ORIGINAL] = _settled(as_it_is(given))

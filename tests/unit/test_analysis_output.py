@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from reports import NASTY
@@ -200,8 +203,32 @@ def test_totals_are_told_as_polynomials_and_at_a_size(blocks: Path) -> None:
 
 
 def test_unknown_operators_are_a_visible_warning(tmp_path: Path) -> None:
-    text = printed(edgec.analyze(ir.load(save_blocks(tmp_path / "odd.onnx", odd=True))))
-    assert "counted as zero" in text and "/neck/Mystery (my.domain::Mystery)" in text
+    done = run(save_blocks(tmp_path / "odd.onnx", odd=True), cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "counted as zero" in done.stdout and "/neck/Mystery (my.domain::Mystery)" in done.stdout
+
+
+@pytest.mark.parametrize("opset", [11, 18, 25])
+@pytest.mark.parametrize(("domain", "op"), [("my.domain", "Mystery"), ("", "Mystery"), ("other", "Relu")])
+def test_unknown_operators_are_kept_at_any_opset_and_in_branches(
+    tmp_path: Path, opset: int, domain: str, op: str
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}, "my.domain" : 1, "other" : 1]>
+        g (float[2,3] x, bool c) => (float[2,5] y, float[2,3] s) <float[3,5] w> {{
+            a = {domain + "." if domain else ""}{op}(x)
+            b = If(c) <then_branch = t () => (float[2,3] p) {{ p = {domain + "." if domain else ""}{op}(x) }},
+                       else_branch = e () => (float[2,3] q) {{ q = Neg(x) }}>
+            s = Add(a, b)  m = MatMul(x, w)  y = Relu(m)
+        }}"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 5), np.float32), "w"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    analysis = edgec.analyze(tmp_path / "m.onnx")
+    unknown = [layer.op for layer in analysis.layers if "operator is not known" in layer.unknown]
+    assert unknown[0] == (f"{domain}::{op}" if domain else op) and set(unknown) == {unknown[0]}
+    assert analysis.totals.macs == 2 * 3 * 5
+    with pytest.raises(edgec.UnsupportedOp, match=op):
+        edgec.load(tmp_path / "m.onnx")
 
 
 def test_brackets_in_names_are_no_markup() -> None:
