@@ -5,8 +5,8 @@
     case = Case.of(model)
     removed = check_removal(case, case.dead(ratio=0.5, seed=1))
 
-Outputs alone are a weak oracle: half a detector's channels gone, it outputs zeros either way. So all values that survive
-are compared, those of the masked model cut to what is left.
+Outputs alone are a weak oracle: half a detector's channels gone, it outputs zeros either way. So all values that
+survive are compared, those of the masked model cut to what is left.
 """
 
 from __future__ import annotations

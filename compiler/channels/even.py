@@ -73,7 +73,7 @@ class Cells:
 
 
 def _programme(differences: np.ndarray, sizes: np.ndarray, sign: float) -> np.ndarray | None:
-    """Amounts up to `sizes`, not all zero, that even out: the fewest (`sign` 1) or most (-1). None if there are none."""
+    """Amounts up to `sizes`, not all zero, that even out: the fewest (`sign` 1) or most (-1); None if none exist."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     ones = np.ones(sizes.size)

@@ -125,7 +125,7 @@ class Atoms:
 
 def _key(ids: Ids) -> bytes:
     """Equal for equal ids in equal shape, and short."""
-    return repr(ids.shape).encode() + hashlib.blake2b(np.ascontiguousarray(ids), digest_size=16).digest()
+    return repr(ids.shape).encode() + hashlib.blake2b(np.ascontiguousarray(ids).data, digest_size=16).digest()
 
 
 def squeezed(grid: Grid) -> Grid | None:

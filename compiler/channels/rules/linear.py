@@ -22,7 +22,7 @@ def _conv(s: Step) -> None:
             s.coupling.hold(weight, into, [1])
         ids = s.coupling.held(weight, 0)
     elif inner == 1 and out == groups:
-        ids = into if into is not None else s.atoms.fresh(out)
+        ids = into if into is not None else _frozen(s, out)
         s.coupling.hold(weight, ids, [0])
     else:
         ids = _grouped(s, into, groups, out // groups, inner, [groups, out // groups, *dims[1:]], 1, 2)
@@ -47,13 +47,20 @@ def _conv_transpose(s: Step) -> None:
             s.coupling.hold(weight, into, [0])
         ids = s.coupling.held(weight, 1)
     elif inner == 1 and out == 1:
-        ids = into if into is not None else s.atoms.fresh(groups)
+        ids = into if into is not None else _frozen(s, groups)
         s.coupling.hold(weight, ids, [0])
     else:
         ids = _grouped(s, into, groups, out, inner, [groups, inner, *dims[1:]], 2, 1)
     if bias is not None:
         s.coupling.hold(bias, ids.reshape(-1), [0])
     s.emit([*batch, Grid(ids.reshape(-1), (1,), bias is not None or s.value(2) is None)])
+
+
+def _frozen(s: Step, count: int) -> Ids:
+    """Ids of channels that come from where nothing can go."""
+    ids = s.atoms.fresh(count)
+    s.atoms.freeze(ids)
+    return ids
 
 
 def _grouped(
@@ -63,9 +70,7 @@ def _grouped(
     weight = s.const(1)
     assert weight is not None
     filters = s.atoms.fresh(groups, out)
-    channels = into.reshape(groups, inner) if into is not None else s.atoms.fresh(groups, inner)
-    if into is None:
-        s.atoms.freeze(channels)
+    channels = (into if into is not None else _frozen(s, groups * inner)).reshape(groups, inner)
     s.coupling.hold(weight, channels, [0, in_axis], view)
     s.coupling.hold(weight, filters, [0, out_axis], view)
     s.atoms.tie(s.atoms.slab(filters, [0]), s.atoms.slab(channels, [0]))
