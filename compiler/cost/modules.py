@@ -9,7 +9,7 @@ neighbours have in common.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import onnx_ir as ir
 
@@ -28,8 +28,9 @@ def paths(graph: ir.Graph, outer: Path = ()) -> dict[ir.Node, Path]:
     """The module path of every node of `graph` and of the graphs inside it; () for the outermost module."""
     found: dict[ir.Node, Path | None] = {}
     inside: dict[ir.Node, Path] = {}
+    values = {out.name for node in graph for out in node.outputs}
     for node in graph:
-        found[node] = written(node)
+        found[node] = written(node, values)
     if any(found.values()):
         _inherit(graph, found)
     result = {node: outer + path if path else outer for node, path in found.items()}
@@ -39,8 +40,12 @@ def paths(graph: ir.Graph, outer: Path = ()) -> dict[ir.Node, Path]:
     return result | inside
 
 
-def written(node: ir.Node) -> Path | None:
-    """The path that the model itself gives for a node; None where it says nothing."""
+def written(node: ir.Node, values: Set[str | None] = frozenset()) -> Path | None:
+    """The path that the model itself gives for a node; None where it says nothing.
+
+    What stands before the last slash is no module where it is the name of one of `values`: the frontend for Core ML
+    names the nodes that make a value `value/Relu`, and what is between them `value.Relu`.
+    """
     scopes = node.metadata_props.get(SCOPES)
     if scopes:
         # The list of enclosing scopes as Python writes it, the operator last: "['', 'blocks.0', 'matmul']".
@@ -48,7 +53,9 @@ def written(node: ir.Node) -> Path | None:
         return _split(names[-2]) if len(names) > 1 else ()
     for name in (node.name, node.outputs[0].name if node.outputs else None):
         if name and "/" in name:
-            return _of_name(name)
+            before, _, last = name.rpartition("/")
+            if before not in values and f"{before}.{last}" not in values:
+                return _of_name(name)
     return _of_weights(node)
 
 

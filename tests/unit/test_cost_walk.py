@@ -237,6 +237,14 @@ def test_paths_in_torch_s_metadata_come_before_names() -> None:
     assert modules.written(node) == ()
 
 
+def test_the_name_of_a_value_is_no_module() -> None:
+    model = load(HEAD + "agraph (float[2] x) => (float[2] y) { conv = Relu(x) y = Neg(conv) }")
+    for node, name in zip(model.graph, ("conv/Relu", "last/Neg"), strict=True):
+        node.name = name
+    model.graph[1].outputs[0].name = "last.Neg"
+    assert [x.path for x in analyze(model).layers] == [(), ()]
+
+
 def test_a_node_without_a_path_is_where_its_neighbours_are() -> None:
     model = load(HEAD + "agraph (float[2] x) => (float[2] y) { a = Relu(x) b = Neg(a) c = Exp(b) y = Abs(c) }")
     for node, name in zip(model.graph, ("/net/block/0/Relu", "Neg", "/net/block/1/Exp", "/net/head/Abs"), strict=True):
