@@ -52,6 +52,9 @@ OFFSETS: dict[str, dict[int, tuple[int, int]]] = {
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 """Operators with two weights, of the input and of the state, in inputs 1 and 2."""
 
+UNPACKING = PASS_ON | {"Constant", "DequantizeLinear"}
+"""Standard operators whose result can be a weight as it is stored, unpacked or moved."""
+
 MOST_UNPACKED = 1 << 26
 """Elements up to which a weight is unpacked to count its zeros, where its form says nothing about them."""
 
@@ -64,14 +67,14 @@ class Weight:
         tensor: the stored elements: quantised ones, indices into a table.
         size: elements of the weight that is computed with.
         unpack: the node that computes the weight from the stored parts; None where it is stored as it is.
-        parts: all tensors that belong to it: scales, zero points, tables.
+        parts: all tensors that belong to it, with their bytes: scales, zero points, tables.
         offset: the zero points of a quantised one, which go along `axis`, or in blocks of it.
     """
 
     tensor: ir.TensorProtocol
     size: int
     unpack: ir.Node | None = None
-    parts: list[ir.TensorProtocol] = field(default_factory=list)
+    parts: list[tuple[ir.TensorProtocol, int]] = field(default_factory=list)
     offset: ir.TensorProtocol | None = None
     axis: int = 0
     block: int = 0
@@ -103,6 +106,7 @@ class Stored:
         self.model, self.zeros = model, zeros
         self._weights: dict[ir.Value, Weight | None] = {}
         self._counted: dict[object, int | None] = {}
+        self._learned: dict[ir.Value, bool] = {}
         self._held: dict[ir.Node, Held] = {}
         owned: set[object] = set()
         for node in _all_nodes(model.graph):
@@ -165,12 +169,18 @@ class Stored:
         return self._weights[value]
 
     def _resolve(self, value: ir.Value) -> Weight | None:
-        tensor = const_tensor(value)
         node = value.producer()
+        if node is not None and not node.domain and node.op_type not in UNPACKING:
+            return None
+        tensor = const_tensor(value)
         if tensor is None and node is not None and node.op_type == "Constant" and not node.domain:
             tensor = ir.convenience.get_const_tensor(value)
         if tensor is not None:
-            return Weight(tensor, tensor.size, None, [tensor])
+            # Not `tensor.size`: a tensor of a protobuf makes its shape anew each time that it is asked.
+            dims = static_shape(value)
+            size = math.prod(dims) if dims is not None else tensor.size
+            strings = tensor.dtype == ir.DataType.STRING
+            return Weight(tensor, size, None, [(tensor, 0 if strings else -(-size * tensor.dtype.bitwidth // 8))])
         if node is None or not self._unpacks(node):
             return None
         inner = self.weight(node.inputs[0])
@@ -196,14 +206,15 @@ class Stored:
     def _own(self, node: ir.Node, owned: set[object]) -> None:
         held = Held(zeros=0 if self.zeros else None)
         for slot, value in enumerate(node.inputs):
-            weight = self._read(node, slot)
-            if value is None or weight is None or not self._is_parameter(value):
+            if value is None or self.weight(value) is None or not self._is_parameter(value):
                 continue
-            for part in weight.parts:
-                if _place(part) in owned:
+            weight = self._read(node, slot)
+            assert weight is not None
+            for part, size in weight.parts:
+                if (place := _place(part)) in owned:
                     continue
-                owned.add(_place(part))
-                held.weight_bits += 8 * part.nbytes
+                owned.add(place)
+                held.weight_bits += 8 * size
                 if part is weight.tensor:
                     held.parameters += weight.size
                     count = self._count(weight) if self.zeros else None
@@ -224,8 +235,11 @@ class Stored:
         node = value.producer()
         if node is not None and is_decoder(node, self.model):
             return True
-        weight = self.weight(value)
-        return weight is not None and len(weight.tensor.shape) > 0 and is_weight(value, weight.tensor.dtype, self.model)
+        if value not in self._learned:  # a constant that thousands read is judged once, by all its readers
+            weight = self.weight(value)
+            tensor = None if weight is None or not len(weight.tensor.shape) else weight.tensor
+            self._learned[value] = tensor is not None and is_weight(value, tensor.dtype, self.model)
+        return self._learned[value]
 
     # --- zeros and widths
 
