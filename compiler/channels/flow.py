@@ -51,6 +51,10 @@ class Coupling:
     notes: list[str] = field(default_factory=list)
     pinned: set[ir.Value] = field(default_factory=set)
     """Constants that somebody reads without a rule."""
+    dims: dict[ir.Value, list[Dim] | None] = field(default_factory=dict)
+    """The dimensions of every value that a rule has asked about."""
+    touched: dict[ir.Value, set[int]] = field(default_factory=dict)
+    """Constants that the node at hand has put ids over → which axes."""
 
     def veto(self, grid: Grid, axis: int) -> None:
         """Nothing goes along `axis` as a whole; along the grid's other axes it still may."""
@@ -94,6 +98,7 @@ class Coupling:
         shape = tuple(value.shape.numpy()) if value.shape is not None else ()
         seen, axes = tuple(view or shape), tuple(axes)
         holds = self.holds.setdefault(value, [])
+        self.touched.setdefault(value, set()).update(axes)
         for h in holds:
             if h.view == seen and set(h.grid.axes) == set(axes):
                 self.atoms.tie(ids.transpose([axes.index(a) for a in h.grid.axes]), h.grid.ids)
@@ -101,6 +106,11 @@ class Coupling:
             if h.view == seen and set(axes) < set(h.grid.axes):
                 self.atoms.tie(ids, self.atoms.slab(h.grid.ids, [h.grid.at(a) for a in axes]))
                 return
+            shared = [a for a in axes if a in h.grid.axes]
+            if h.view == seen and shared:
+                own, other = [axes.index(a) for a in shared], [h.grid.at(a) for a in shared]
+                self.atoms.tie(self.atoms.slab(ids, own), self.atoms.slab(h.grid.ids, other))
+                continue
             if h.view != seen:
                 # Two readers that see it in different shapes: nothing of it goes.
                 self.atoms.freeze(ids)
@@ -113,6 +123,7 @@ class Coupling:
         """The ids over one axis of a constant as it is shaped; new ones where there are none yet."""
         for h in self.holds.get(value, ()):
             if h.grid.axes == (axis,) and h.view == tuple(value.shape.numpy()):  # type: ignore[union-attr]
+                self.touched.setdefault(value, set()).add(axis)
                 return h.grid.ids
         ids = self.atoms.fresh(int(value.shape[axis]))  # type: ignore[index, arg-type]
         self.hold(value, ids, [axis])
@@ -160,6 +171,25 @@ class Step:
         """The ids over one axis of input i by itself, whatever other axes its grid lies over."""
         g = self.at(i, axis)
         return None if g is None else self.atoms.slab(g.ids, [g.at(axis % len(self.dims(i)))])
+
+    def joint(self, i: int, axes: Sequence[int], size: Sequence[int]) -> tuple[Ids, bool]:
+        """Ids over several axes of input i together, in this order, and whether what is masked on the last is zero.
+
+        An axis under no grid is frozen. The rule answers for all of them.
+        """
+        found = [f for f in self.coupling.merge(self.carry(i, {a: k for k, a in enumerate(axes)}), all) if f.axes]
+        if len(found) == 1 and len(found[0].axes) == len(axes):
+            order = [found[0].at(k) for k in range(len(axes))]
+            if order != sorted(order):
+                self.atoms.align(found[0].ids)
+            return found[0].ids.transpose(order), found[0].zero
+        ids = self.atoms.fresh(*size)
+        for k in range(len(axes)):
+            if not any(k in f.axes for f in found):
+                self.atoms.freeze(self.atoms.slab(ids, [k]))
+        for f in found:
+            self.atoms.tie(self.atoms.slab(ids, f.axes), f.ids)
+        return ids, any(f.zero for f in found if len(axes) - 1 in f.axes)
 
     def carry(self, i: int, to: Mapping[int, int], zero: bool | None = None, but: Grid | None = None) -> list[Grid]:
         """Grids of input i over axes of an output: input axis → output axis. `zero` overrides the grids' own flag.
@@ -221,9 +251,11 @@ class Flow:
     def __init__(self, model: ir.Model) -> None:
         self.coupling = Coupling()
         self.sizes = Sizes(model)
-        self._dims: dict[ir.Value, list[Dim] | None] = {}
+        self._dims = self.coupling.dims
+        self._shared: dict[ir.Value, list[set[int]]] = {}
         for node in model.graph:
             self._visit(node)
+        self._deny_shared()
         for output in model.graph.outputs:
             self._freeze(output, f"output '{output.name}' keeps its shape")
         for value in self.coupling.pinned:
@@ -243,6 +275,7 @@ class Flow:
 
     def _visit(self, node: ir.Node) -> None:
         step = Step(self, node)
+        self.coupling.touched = {}
         known = RULES.get(node.op_type) if node.domain == "" and not any(True for _ in subgraphs(node)) else None
         if known is not None:
             try:
@@ -262,6 +295,8 @@ class Flow:
             if is_const(value):
                 if i not in step.read:
                     coupling.pinned.add(value)
+                elif len(value.uses()) > 1:
+                    self._shared.setdefault(value, []).append(coupling.touched.get(value, set()))
                 continue
             for g in coupling.labels.get(value, ()):
                 for a in g.axes:
@@ -274,6 +309,14 @@ class Flow:
                 for value in n.inputs:
                     if value is not None:
                         self._freeze(value, f"{node.name} ({node.op_type}): a graph inside reads '{value.name}'")
+
+    def _deny_shared(self) -> None:
+        """Where one reader of a constant looks at an axis of it as a whole, the others can't take slices out."""
+        for value, axes in self._shared.items():
+            for h in self.coupling.holds.get(value, ()):
+                for a in h.grid.axes:
+                    if not all(a in touched for touched in axes):
+                        self.coupling.veto(h.grid, a)
 
     def _freeze(self, value: ir.Value, why: str) -> None:
         if is_const(value):

@@ -78,6 +78,8 @@ class Shrinking:
 
     def run(self) -> int:
         """Remove everything that is gone; returns how many weights became smaller."""
+        from . import adapt  # noqa: F401  fills ADAPT
+
         for node in list(self.model.graph):
             adapt = ADAPT.get(node.op_type) if node.domain == "" else None
             if adapt is not None:
@@ -89,10 +91,17 @@ class Shrinking:
                 assert array is not None
                 replace_tensor(value, self._cut(array, holds), self.scratch)
                 changed += 1
+        for node in self.model.graph:
+            if node.op_type in ("Conv", "ConvTranspose") and node.domain == "":
+                self._regroup(node)
         for value, label in self.coupling.labels.items():
             if value.shape is not None and any(self.gone[g.ids].any() for g in label):
                 value.shape = ir.Shape([self.size(value, a) or d for a, d in enumerate(value.shape)])
         return changed
+
+    def dims(self, value: ir.Value) -> list[Dim]:
+        """The dimensions of a value before anything is removed; none where they are not known."""
+        return self.coupling.dims.get(value) or list(value.shape or ())
 
     def left(self, ids: Ids) -> tuple[list[np.ndarray], np.ndarray]:
         """What is left of a grid: positions per leading dimension, and per row the positions on the last one."""
@@ -126,6 +135,15 @@ class Shrinking:
                 return keeps[d] if d < g.ids.ndim - 1 else last.reshape(-1, last.shape[-1])[0]
         return None
 
+    def heads(self, value: ir.Value, axis: int, count: int) -> int:
+        """Of `count` heads side by side on an axis, how many have something left."""
+        for g in self.coupling.labels.get(value, ()):
+            if axis in g.axes:
+                others = tuple(d for d in range(g.ids.ndim) if d != g.at(axis))
+                alive = (~self.gone[g.ids]).any(others)
+                return int(alive.reshape(count, -1).any(1).sum())
+        return count
+
     def _cut(self, array: np.ndarray, holds: Sequence[Hold]) -> np.ndarray:
         """What is left of a constant."""
         view, shape = holds[0].view, array.shape
@@ -150,6 +168,15 @@ class Shrinking:
             else:
                 new += [array.shape[there[0]] if len(there) == 1 and shape[a] != 1 else 1 for a in here]
         return np.ascontiguousarray(array.reshape(new))
+
+    def _regroup(self, node: ir.Node) -> None:
+        """As many groups as the weight, cut already, leaves: its axis 1 is what one group reads, or makes."""
+        weight, many = node.inputs[1], node.inputs[0] if node.op_type == "Conv" else node.outputs[0]
+        if attr(node, "group", 1) == 1 or weight is None or many is None or not is_const(weight):
+            return
+        channels = self.size(many, 1)
+        if channels is not None and weight.shape is not None:
+            node.attributes["group"] = ir.AttrInt64("group", channels // int(weight.shape[1]))  # type: ignore[arg-type]
 
     def constant(self, node: ir.Node, index: int, array: np.ndarray) -> None:
         """Make input `index` of a node another constant."""
@@ -188,7 +215,8 @@ def adapts(*names: str) -> Callable[[Adapt], Adapt]:
 def _target(s: Shrinking, node: ir.Node) -> None:
     """The sizes of the output's labelled axes, absolutely: whatever the target was computed from."""
     out, target = node.outputs[0], node.inputs[1]
-    sizes = {a: n for a in range(len(out.shape or ())) if (n := s.size(out, a)) is not None and n != out.shape[a]}  # type: ignore[index]
+    dims = s.dims(out)
+    sizes = {a: n for a, old in enumerate(dims) if (n := s.size(out, a)) is not None and n != old}
     if not sizes or target is None:
         return
     given = const(target) if is_const(target) else None
@@ -199,7 +227,7 @@ def _target(s: Shrinking, node: ir.Node) -> None:
                 new[a] = n
         s.constant(node, 1, new)
         return
-    rank = len(out.shape or ())
+    rank = len(dims)
     at = np.zeros(rank, bool)
     at[list(sizes)] = True
     values = np.zeros(rank, np.int64)
@@ -213,38 +241,22 @@ def _target(s: Shrinking, node: ir.Node) -> None:
     node.replace_input_with(1, where.outputs[0])
 
 
-@adapts("Conv", "ConvTranspose")
-def _groups(s: Shrinking, node: ir.Node) -> None:
-    """As many groups as the weight's leading axis, where it is seen by groups, has left."""
-    groups, weight = attr(node, "group", 1), node.inputs[1]
-    if groups == 1 or weight is None:
-        return
-    for h in s.coupling.holds.get(weight, ()):
-        keeps, last = s.left(h.grid.ids)
-        if 0 in h.grid.axes:
-            d = h.grid.at(0)
-            count = len(keeps[d]) if d < h.grid.ids.ndim - 1 else last.shape[-1]
-            node.attributes["group"] = ir.AttrInt64("group", count)
-            return
-
-
 @adapts("GroupNormalization")
 def _group_count(s: Shrinking, node: ir.Node) -> None:
     x = node.inputs[0]
     groups = attr(node, "num_groups")
     assert x is not None
-    new, old = s.size(x, 1), x.shape[1] if x.shape is not None else None
+    new, old = s.size(x, 1), (*s.dims(x), None, None)[1]
     if new is not None and isinstance(old, int):
         node.attributes["num_groups"] = ir.AttrInt64("num_groups", new * groups // old)
 
 
 @adapts("Split")
 def _parts(s: Shrinking, node: ir.Node) -> None:
-    rank = len(node.outputs[0].shape or ())
-    axis = attr(node, "axis", 0) % rank
+    axis = attr(node, "axis", 0) % max(len(s.dims(node.outputs[0])), 1)
     sizes = [s.size(out, axis) for out in node.outputs]
     if any(n is not None for n in sizes):
-        given = [n if n is not None else int(out.shape[axis]) for n, out in zip(sizes, node.outputs, strict=True)]  # type: ignore[index]
+        given = [n if n is not None else int(s.dims(out)[axis]) for n, out in zip(sizes, node.outputs, strict=True)]  # type: ignore[arg-type]
         assert isinstance(node.graph, ir.Graph)
         split = initializer(node.graph, np.array(given, np.int64), f"{node.name}_split")
         node.attributes.pop("num_outputs", None)
@@ -259,23 +271,49 @@ def _parts(s: Shrinking, node: ir.Node) -> None:
 def _cuts(s: Shrinking, node: ir.Node) -> None:
     """Where a cut axis was is counted in what is left before it."""
     x = node.inputs[0]
-    assert x is not None and x.shape is not None
+    assert x is not None
+    dims = s.dims(x)
     starts, ends = (const(v) for v in node.inputs[1:3])
     if starts is None or ends is None:
         return
     given = const(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
-    axes = [int(a) % len(x.shape) for a in given] if given is not None else list(range(len(starts)))
+    axes = [int(a) % len(dims) for a in given] if given is not None else list(range(len(starts)))
+    steps = const(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
     new_starts, new_ends = starts.copy(), ends.copy()
+    new_steps = steps.copy() if steps is not None else np.zeros(0, np.int64)
     for i, axis in enumerate(axes):
-        kept, size = s.kept(x, axis), x.shape[axis]
+        kept, size = s.kept(x, axis), dims[axis]
         if kept is None or not isinstance(size, int):
             continue
-        start, end, step = slice(int(starts[i]), int(ends[i])).indices(size)
-        assert step == 1
-        new_starts[i], new_ends[i] = (kept < start).sum(), (kept < end).sum()
+        step = int(steps[i]) if steps is not None else 1
+        start, end, step = slice(int(starts[i]), int(ends[i]), step).indices(size)
+        if step == 1:
+            new_starts[i], new_ends[i] = (kept < start).sum(), (kept < end).sum()
+        elif len(kept) < size:
+            # What is left of every other channel is no stride: the positions are gathered.
+            new = np.full(size, -1)
+            new[kept] = np.arange(len(kept))
+            positions = new[np.arange(start, end, step)]
+            _gathered(s, node, axis, positions[positions >= 0])
+            new_starts[i], new_ends[i] = 0, size
+            new_steps[i] = 1
     if (new_starts != starts).any() or (new_ends != ends).any():
         s.constant(node, 1, new_starts)
         s.constant(node, 2, new_ends)
+    if steps is not None and (new_steps != steps).any():
+        s.constant(node, 4, new_steps)
+
+
+def _gathered(s: Shrinking, node: ir.Node, axis: int, positions: np.ndarray) -> None:
+    """Put a Gather of these positions before a node."""
+    x = node.inputs[0]
+    assert isinstance(node.graph, ir.Graph) and x is not None
+    index = initializer(node.graph, positions, f"{node.name}_left")
+    taken = insert_before(
+        node, "Gather", [x, index], {"axis": axis}, like=node.outputs[0], hint=fresh_name(node.graph, f"{x.name}_left")
+    )
+    taken.outputs[0].shape = None
+    node.replace_input_with(0, taken.outputs[0])
 
 
 @adapts("Gather")
@@ -283,10 +321,10 @@ def _positions(s: Shrinking, node: ir.Node) -> None:
     """Constant positions are counted anew, without those that are gone."""
     x, index, out = node.inputs[0], node.inputs[1], node.outputs[0]
     positions = const(index)
-    if x is None or positions is None or x.shape is None:
+    if x is None or positions is None or not s.dims(x):
         return
-    axis = attr(node, "axis", 0) % len(x.shape)
-    kept, size = s.kept(x, axis), x.shape[axis]
+    axis = attr(node, "axis", 0) % len(s.dims(x))
+    kept, size = s.kept(x, axis), s.dims(x)[axis]
     if kept is None or not isinstance(size, int):
         return
     new = np.full(size, -1)

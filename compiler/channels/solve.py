@@ -252,4 +252,12 @@ def columns(found: Solution) -> np.ndarray:
     left = np.concatenate([np.broadcast_to(g[(0,) * (g.ndim - 1)], g.shape).reshape(-1) for g in found.rigid])
     right = np.concatenate([g.reshape(-1) for g in found.rigid])
     links = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(found.count, found.count))
-    return np.asarray(connected_components(links, directed=False)[1])
+    joined = np.asarray(connected_components(links, directed=False)[1])
+    frozen = np.repeat(found.owners == FROZEN, np.diff(found.starts))
+    if frozen.any():
+        # A column that may not go as a whole.
+        firsts = np.concatenate([[0], np.cumsum(np.diff(found.starts)[found.owners == FROZEN])])[:-1]
+        members = joined[found.members[frozen]]
+        low, high = np.minimum.reduceat(members, firsts), np.maximum.reduceat(members, firsts)
+        joined[np.isin(joined, low[low == high])] = joined[FROZEN]
+    return joined

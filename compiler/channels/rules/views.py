@@ -176,8 +176,21 @@ def _slice(s: Step) -> None:
         axis %= len(dims)
         size = dims[axis]
         if isinstance(size, int):
-            grids = [_taken(g, axis, np.arange(size)[slice(start, _end(end, size, step), step)]) for g in grids]
+            positions = np.arange(size)[slice(start, _end(end, size, step), step)]
+            for g in grids:
+                _same_in_rows(s, g, axis, positions)
+            grids = [_taken(g, axis, positions) for g in grids]
     return s.emit(grids)
+
+
+def _same_in_rows(s: Step, grid: Grid, axis: int, positions: np.ndarray) -> None:
+    """Positions on the last axis of a ragged grid are counted alike in all rows: of a range, what lies before it."""
+    if axis not in grid.axes or grid.ids.ndim == 1 or grid.at(axis) != grid.ids.ndim - 1:
+        return
+    if positions.size and (np.diff(positions) == 1).all():
+        s.atoms.lay(grid.ids[..., : positions[0]])
+    else:
+        s.atoms.align(grid.ids)
 
 
 def _end(end: int, size: int, step: int) -> int | None:
@@ -203,6 +216,7 @@ def _gather(s: Step) -> None:
         return s.emit([*s.carry(0, to), *_of_index(s, axis)])
     grids = s.carry(0, to, but=g)
     at = g.at(axis)
+    _same_in_rows(s, g, axis, positions.reshape(-1) % g.ids.shape[at])
     ids = g.ids.take(positions.reshape(-1) % g.ids.shape[at], at)
     ids = ids.reshape([*g.ids.shape[:at], *positions.shape, *g.ids.shape[at + 1 :]])
     new = (*(to[a] for a in g.axes[:at]), *range(axis, axis + many), *(to[a] for a in g.axes[at + 1 :]))
