@@ -160,6 +160,10 @@ def _run(o: argparse.Namespace, source: Path, out: Path, shapes: dict[str, tuple
         with interrupts.held_back():
             compilation.save(out)
             written.append(out)
+        if compilation.report.analyses:
+            from .cost.analyze import analyze
+
+            compilation.report.analyses.append(analyze(compilation.model, out.name))
         if failures := _finish(o, compilation.report, written):
             raise EdgecError("\n".join(failures))
     return 0
@@ -188,7 +192,7 @@ def _driven(
         from .watch import Watch
 
     with Watch(o, written) as watch:
-        return driver.compile(
+        compilation = driver.compile(
             source,
             level=f"O{o.level}",
             target=o.target,
@@ -209,6 +213,8 @@ def _driven(
             name=out.name,
             hooks=watch.hooks,
         )
+        compilation.report.analyses = watch.analyses
+        return compilation
 
 
 def _show(o: argparse.Namespace, found: Any) -> None:

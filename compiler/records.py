@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .verify import Comparison
+
+if TYPE_CHECKING:
+    from .cost.records import Analysis
 
 Status = Literal["ok", "unchanged", "undone", "skipped"]
 
@@ -119,3 +122,5 @@ class Report:
     """Step (load, passes, checks, lower, proof …) → seconds."""
     peak_bytes: int = 0
     """Peak resident memory of the process."""
+    analyses: list[Analysis] = field(default_factory=list)
+    """What the model cost before and after, for the page; empty unless somebody had it counted."""

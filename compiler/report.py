@@ -70,7 +70,7 @@ def write(report: Report, path: Path) -> None:
     form = _FORMS.get(path.suffix.lower())
     if form is None:
         raise UsageError(f"can't write a report to '{path}': its name must end in {' or '.join(_FORMS)}")
-    text = form(to_json(report))
+    text = form(report)
     aside = path.with_name(f".{path.name}.edgec-{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -81,17 +81,17 @@ def write(report: Report, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _json_text(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def _json_text(report: Report) -> str:
+    return json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _html_text(document: dict[str, Any]) -> str:
+def _html_text(report: Report) -> str:
     from .report_html import to_html
 
-    return to_html(document)
+    return to_html(to_json(report), report.analyses)
 
 
-_FORMS: Mapping[str, Callable[[dict[str, Any]], str]] = {".json": _json_text, ".html": _html_text}
+_FORMS: Mapping[str, Callable[[Report], str]] = {".json": _json_text, ".html": _html_text}
 
 
 def _figure(x: float | None) -> float | str | None:

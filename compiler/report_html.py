@@ -7,26 +7,37 @@ come first, then what only one of them is made of; elements and what several use
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import figures as fig
 from .html_parts import Html, bars, card, cell, definitions, number, table, tag
 from .report import interface_lines
-from .web import page
+from .web import ANALYSIS, page
+
+if TYPE_CHECKING:
+    from .cost.records import Analysis
 
 Json = dict[str, Any]
 KINDS = 14
 """Operators in the chart; the rest is one line."""
 
 
-def to_html(document: Json) -> str:
-    """The page for a report document (see `report.to_json`)."""
+def to_html(document: Json, analyses: Sequence[Analysis] = ()) -> str:
+    """The page for a report document (see `report.to_json`). `analyses`: of the model before and after, if made."""
     parts = [_head(document), _cards(document), *_warnings(document), _charts(document)]
-    parts += [_passes(document), _proof(document), _interface(document), _environment(document), _footer(document)]
+    parts += [_passes(document), _proof(document), _interface(document), _environment(document)]
     title = f"{Path(document['source']).name}: edgec report"
-    return page(title, "\n".join(parts), {"report": document}, ["report.js"], ["page.css"])
+    data: Json = {"report": document}
+    if not analyses:
+        return page(title, "\n".join([*parts, _footer(document)]), data, ["report.js"], ["page.css"])
+    from .analysis.page import MOUNT, STYLES, documents
+
+    # The report has cards of its own for the whole.
+    data["analyses"] = {**documents(analyses), "cards": False}
+    parts += [tag("h2", "What it costs", class_="chapter"), MOUNT, _footer(document)]
+    return page(title, "\n".join(parts), data, ["report.js", *ANALYSIS], STYLES)
 
 
 # --- sections --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from .text import diff, to_text
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from .cost.records import Analysis
+
 STEPS = {
     "load": "loading",
     "reference": "running the original",
@@ -37,6 +39,9 @@ class Watch:
         self._status: Status | None = None
         self._text = ""
         self._number = 0
+        # Only a page shows what the model costs, before and after.
+        self._pages = any(Path(p).suffix == ".html" for p in options.report)
+        self.analyses: list[Analysis] = []
         self.hooks = Hooks(self._step, self._loaded, self._started, self._ended)
 
     def __enter__(self) -> Watch:
@@ -58,6 +63,10 @@ class Watch:
     def _loaded(self, model: ir.Model) -> None:
         if self._options.print_after_change:
             self._text = to_text(model)
+        if self._pages:
+            from .cost.analyze import analyze
+
+            self.analyses.append(analyze(model, str(self._options.model)))
 
     def _started(self, p: Pass, index: int, count: int) -> None:
         if self._status is not None:

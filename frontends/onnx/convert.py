@@ -10,7 +10,8 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 
-from ...compiler.checks import RUNNABLE, unknown_operators
+from ...compiler.checks import RUNNABLE, is_known, unknown_operators
+from ...compiler.cost.modules import SCOPES
 from ...compiler.errors import Missing, ModelError
 
 OLDEST = 7
@@ -73,17 +74,23 @@ def _root(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of the graphs inside nodes included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from all_nodes(inner)
+
+
 def _unknown(graph: onnx.GraphProto, functions: Set[tuple[str, str]]) -> Iterator[Missing]:
     """The operators that nothing here can run: onnx's converter dies of the first, naming no node."""
-    for node in graph.node:
+    for node in all_nodes(graph):
         if (node.domain, node.op_type) not in functions:
             if node.domain not in RUNNABLE:
                 yield Missing(node.name, node.op_type, f"nobody knows the domain '{node.domain}'")
-            elif node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, ""):
+            elif not is_known(node.domain, node.op_type):
                 yield Missing(node.name, node.op_type, "ONNX has no such operator")
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _unknown(inner, functions)
 
 
 def _convert(proto: onnx.ModelProto, found: int, opset: int) -> onnx.ModelProto:
@@ -96,7 +103,18 @@ def _convert(proto: onnx.ModelProto, found: int, opset: int) -> onnx.ModelProto:
     if {o.name for o in converted.graph.output} != names:
         raise ModelError(f"onnx's converter to opset {opset} renamed the outputs; export with a newer opset")
     _restore_domains(converted, domains)
+    _restore_scopes(proto.graph, converted.graph)
     return converted
+
+
+def _restore_scopes(graph: onnx.GraphProto, converted: onnx.GraphProto) -> None:
+    """The converter drops what exporters note on nodes. Which module a node came from is wanted: it goes to whatever
+    makes the node's first output now."""
+    scopes = {n.output[0]: [p for p in n.metadata_props if p.key == SCOPES] for n in all_nodes(graph) if n.output}
+    for node in all_nodes(converted):
+        kept = scopes.get(node.output[0]) if node.output else None
+        if kept and not node.metadata_props:
+            node.metadata_props.extend(kept)
 
 
 def _restore_domains(proto: onnx.ModelProto, domains: Iterable[tuple[str, int]]) -> None:

@@ -6,13 +6,12 @@ onnxruntime's own domain alone: there the foreign ones wait until both are done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 import onnx_ir as ir
 
 from ...compiler.checks import is_known
 from ...compiler.graph import graphs
+from .convert import all_nodes
 
 _QUIET = "com.microsoft"
 
@@ -24,7 +23,7 @@ def disguise(proto: onnx.ModelProto) -> Disguised:
     """Rename all unknown operators in place; nodes are told apart by their first output."""
     functions = {(f.domain, f.name) for f in proto.functions}
     found: Disguised = {}
-    for node in _nodes(proto.graph):
+    for node in all_nodes(proto.graph):
         if (node.domain, node.op_type) not in functions and not is_known(node.domain, node.op_type):
             name = next((o for o in node.output if o), None)
             if name is not None:
@@ -42,11 +41,3 @@ def reveal(model: ir.Model, disguised: Disguised) -> None:
         if node.domain == _QUIET and name in disguised:
             node.domain, node.op_type = disguised[name]
             model.opset_imports.setdefault(node.domain, 1)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _nodes(inner)

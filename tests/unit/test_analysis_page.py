@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +248,28 @@ def test_two_models_are_shown_side_by_side(browser: Browser, blocks: Path, tmp_p
     assert crumbs(page) == "blocks.onnx / blocks"
     page.click('.layers .head button[data-key="macs"]')
     assert cells(page, "macs")[0] == figures.count(128 * 128 * WIDTH)
+    assert page.problems() == []
+
+
+def test_the_report_of_a_compilation_shows_the_model_before_and_after(
+    browser: Browser, blocks: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable, "-m", "edgec.compiler.cli", blocks, "--target", "onnx", "--shape", "T:64", "-o", "out.onnx",
+        "--report", "report.html", "-q",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=tmp_path, check=True)
+    page = browser.open(tmp_path / "report.html")
+    assert "Proof" in page.text("main") and page.value("document.querySelector('#totals') === null")
+    page.click('#compare .choice button[data-key="weight_bits"]')
+    found = {row[0]: row[1:3] for row in table(page, "#compare")}
+    weights = 4 * (8 * WIDTH + DEPTH * 9 * WIDTH * WIDTH + 5 * WIDTH)
+    assert found["the whole model"][0] == figures.size(weights)
+    assert found["attn"][1] != "none"
+    page.click('#compare .choice button[data-key="macs"]')
+    assert table(page, "#compare")[0][1:3] == [figures.count(blocks_macs(64))] * 2
+    page.click('#map .cell[data-name="blocks"] .name')
+    assert crumbs(page).endswith(" / blocks")
     assert page.problems() == []
 
 
