@@ -58,7 +58,7 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
         _ports(flat.graph.inputs, sizes),
         _ports(flat.graph.outputs, sizes),
         layers,
-        memory=memory(flat, sizes),
+        memory=memory(flat, sizes, live=counter.live),
         unknown=[f"{x.name} ({x.op}): {x.unknown}" for x in layers if x.unknown],
         warnings=counter.warnings,
         limits=sizes.limits,
@@ -192,22 +192,8 @@ def _never(layer: Layer) -> None:
 
 
 def _totals(layers: list[Layer]) -> Totals:
-    sums: dict[str, Dim] = {}
-    for field in SUMS:
-        plain, symbolic = 0, []
-        for layer in layers:
-            value = getattr(layer, field)
-            if type(value) is int:
-                plain += value
-            else:
-                symbolic.append(value)
-        total: Dim = plain
-        for value in symbolic:
-            total = d.add(total, value)
-        sums[field] = total
-    zeros = [layer.zeros for layer in layers]
-    counted = sum(z for z in zeros if z is not None) if layers and None not in zeros else None
-    return Totals(**sums, nodes=len(layers), zeros=counted)  # type: ignore[arg-type]
+    sums = {field: d.total(getattr(layer, field) for layer in layers) for field in SUMS}
+    return Totals(**sums, nodes=len(layers))  # type: ignore[arg-type]
 
 
 def _ports(values: Iterable[ir.Value], sizes: Sizes) -> dict[str, tuple[str, Shape]]:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..dims import Dim
-from .lifetimes import Builder, Lifetimes, Numbers, outer_reads, walk
+from .lifetimes import Builder, Lifetimes, Numbers, most, outer_reads, walk
 from .node import plus
 from .ordering import least_memory
 from .polynomial import symbols
-from .problem import steps
 from .records import Memory
 from .sizes import Sizes
 from .walk import Liveness
@@ -48,9 +47,9 @@ def memory(model: ir.Model, sizes: Sizes, at: Mapping[str, int] | None = None, l
         result.order, result.live = list(range(len(found.nodes))), [held] * len(found.nodes)
         return result
     alive = walk(found, order)
-    worst = _worst(steps(found.problem, order))
+    worst = _worst([numbers(size) for size in alive])
     result.peak, result.at_peak = alive[worst], _at(found, order, worst)
-    result.peak_given = result.peak if order == given else walk(found, given)[_worst(steps(found.problem, given))]
+    result.peak_given = result.peak if order == given else most(found, numbers)
     result.order, result.live = _nodes(found, order, alive)
     return result
 

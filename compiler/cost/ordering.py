@@ -25,11 +25,12 @@ def least_memory(p: Problem, given: Sequence[int], budget: int = BUDGET) -> tupl
     floor = max([floor, *(peaks[a] for a, b in cuts if b - a == 1)])
     heap = [(-max(peaks[a:b]), False, a, b) for a, b in cuts]
     heapq.heapify(heap)
-    pieces = _Pieces(p, given)
+    pieces: _Pieces | None = None
     while heap:
         negative, proven, a, b = heap[0]
         if -negative <= floor or proven:
             break
+        pieces = pieces or _Pieces(p, given)
         local, ops = pieces.cut(a, b)
         floor = max(floor, local.base + max(_footprint(local, i) for i in range(len(ops))))
         found, peak, proven, used = _order_piece(local, floor, budget)
@@ -60,11 +61,13 @@ def _pieces(p: Problem, order: Sequence[int]) -> list[tuple[int, int]]:
     for i, op in enumerate(order):
         for before in p.after[op]:
             j = place[before]
-            last[i] = max(last[i], j)
-            first[j] = min(first[j], i)
+            if j > last[i]:
+                last[i] = j
+            if i < first[j]:
+                first[j] = i
     behind = [n] * (n + 1)
     for i in reversed(range(n)):
-        behind[i] = min(behind[i + 1], last[i])
+        behind[i] = last[i] if last[i] < behind[i + 1] else behind[i + 1]
     pieces: list[tuple[int, int]] = []
     begin, reach = 0, -1
     for i in range(n):
@@ -73,7 +76,8 @@ def _pieces(p: Problem, order: Sequence[int]) -> list[tuple[int, int]]:
                 pieces.append((begin, i))
             pieces.append((i, i + 1))
             begin = i + 1
-        reach = max(reach, first[i])
+        if first[i] > reach:
+            reach = first[i]
     return [*pieces, (begin, n)] if begin < n else pieces
 
 
