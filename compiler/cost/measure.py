@@ -44,7 +44,7 @@ class Measured:
         layers: median seconds of each layer of the analysis in one run of the model, in order, the graphs inside it
             apart; None where nothing was seen of it.
         other: seconds of what is no layer: unpacking weights that a local function stores.
-        seconds: the median of the layers' sums: the whole, without onnxruntime's optimisations.
+        seconds: the sum over the layers and `other`: the whole, without onnxruntime's optimisations.
         optimised: median seconds of the whole with them.
         ops: operations per second that each layer achieved, two per MAC and all other arithmetic; None like `layers`.
         needed: operations of one run. achieved: per second, of the optimised whole.
@@ -183,7 +183,7 @@ def _time_layers(found: Measured, flat: ir.Model, nodes: Sequence[ir.Node], feed
         statistics.median(run.get(i, 0.0) for run in per_run) if i in seen else None for i in range(len(nodes))
     ]
     found.other = statistics.median(run.get(None, 0.0) for run in per_run)
-    found.seconds = statistics.median(sum(run.values()) for run in per_run)
+    found.seconds = found.other + sum(s for s in found.layers if s is not None)
 
 
 def _profile(
