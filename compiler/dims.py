@@ -64,6 +64,20 @@ def _add(a: Dim, b: Dim) -> Dim:
     return _poly(terms)
 
 
+def total(sizes: Iterable[Dim]) -> Dim:
+    """The sum of many."""
+    terms: dict[Monomial, int] = {}
+    plain = 0
+    for size in sizes:
+        if isinstance(size, int):
+            plain += size
+        else:
+            for m, c in size.terms:
+                terms[m] = terms.get(m, 0) + c
+    terms[()] = terms.get((), 0) + plain
+    return _poly(terms)
+
+
 def mul(a: Dim, b: Dim) -> Dim:
     """a · b"""
     if isinstance(a, int) and isinstance(b, int):

@@ -37,7 +37,8 @@ class Traffic:
 
     def __init__(self, live: Liveness) -> None:
         self.live = live
-        self._stored: dict[ir.Value, frozenset[ir.Value]] = {}
+        self._made_of: dict[ir.Value, frozenset[ir.Value]] = {}
+        self._stored: dict[ir.Value, Dim] = {}
         self._held: dict[ir.Value, Dim] = {}
 
     def of(self, op: Op) -> tuple[Dim, Dim]:
@@ -73,10 +74,14 @@ class Traffic:
 
     def stored(self, op: Op, value: ir.Value) -> Dim:
         """Bytes of a constant, or of the constants that one is computed from when these are fewer."""
-        total = 0
-        for source in self._sources(value):
-            tensor = const_tensor(source)
-            total += tensor.nbytes if tensor is not None else 0
+        found = self._stored.get(value)
+        if found is None:
+            found = self._stored[value] = self._as_stored(op, value)
+        return found
+
+    def _as_stored(self, op: Op, value: ir.Value) -> Dim:
+        tensors = (const_tensor(source) for source in self._sources(value))
+        total = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         if value.producer() is None:
             return total
         try:
@@ -87,12 +92,12 @@ class Traffic:
 
     def _sources(self, value: ir.Value) -> frozenset[ir.Value]:
         """The constants that a constant value is computed from."""
-        found = self._stored.get(value)
+        found = self._made_of.get(value)
         if found is None:
             node = value.producer()
             inputs = [] if node is None else [v for v in node.inputs if v is not None]
             found = frozenset().union(*(self._sources(v) for v in inputs)) if inputs else frozenset({value})
-            self._stored[value] = found
+            self._made_of[value] = found
         return found
 
 
