@@ -169,3 +169,14 @@ def rows() -> list[dict[str, object]]:
         }
         for d in DEVICES.values()
     ]
+
+
+def described() -> str:
+    """The table in docs/devices.md."""
+    lines = ["| name | unit | TOPS | for | GB/s | sources |", "|---|---|---|---|---|---|"]
+    for d in DEVICES.values():
+        ops = "" if d.ops is None else f"{d.ops / TERA:g}"
+        bandwidth = "" if d.bandwidth is None else f"{d.bandwidth / GIGA:g}"
+        sources = "; ".join(f"“{s.says}” [{s.url.split('/')[2]}]({s.url})" for s in d.sources)
+        lines.append(f"| {d.name} | {d.what} | {ops} | {d.element} | {bandwidth} | {sources} |")
+    return "\n".join(lines)

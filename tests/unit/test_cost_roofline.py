@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from edgec.compiler.cost.analyze import analyze
-from edgec.compiler.cost.devices import DEVICES, Device, Source, device, rows
+from edgec.compiler.cost.devices import DEVICES, Device, Source, described, device, rows
 from edgec.compiler.cost.roofline import roofline
 from edgec.compiler.errors import UsageError
 from passcheck import load
@@ -28,6 +29,11 @@ def test_no_figure_without_a_source_that_says_it(found: Device) -> None:
     said = " ".join(s.says for s in found.sources).replace(",", "")
     for figure, unit in ((found.ops, 1e12), (found.bandwidth, 1e9)):
         assert figure is None or f"{figure / unit:g}" in said, f"{found.name}: no source says {figure / unit:g}"
+
+
+def test_the_documentation_shows_the_table_as_it_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    assert described() in text
 
 
 def test_unknown_devices_are_refused_with_a_list() -> None:
