@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
 from .. import dims as d
 from ..dims import Dim
+from ..errors import UsageError
 from ..freeze import Shapes, fix
 from ..graph import subgraphs
 from . import modules
@@ -40,21 +41,26 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
         model: with inferred shapes, as a frontend gives it. Local functions are counted as what they call.
         source: what the analysis shall say that it is of.
         zeros: count the weights that are zero, which reads them.
-        shapes: sizes of free dimensions, as for `compile`; the model itself is left as it is.
+        shapes: sizes of free dimensions, as for `compile`, and of what only a run tells ("#trips[Loop_1]"); the model
+            itself is left as it is. Raises UsageError for an unknown name.
 
     Counts are numbers, or polynomials in the free dimensions. What can't be told is listed in `unknown`.
     """
-    if shapes:
+    given = {name: size for name, size in (shapes or {}).items() if name.startswith(COUNTED)}
+    if shapes and len(shapes) > len(given):
         model = model.clone()
-        fix(model, shapes)
+        fix(model, {name: size for name, size in shapes.items() if name not in given})
     flat = flattened(model)
-    sizes = Sizes(flat)
+    sizes = Sizes(flat, told := {name: _one(name, size) for name, size in given.items()})
     counter = _Counter(flat, sizes)
     layers = counter.layers(flat.graph, 1)
     weigh(layers, counter.nodes, Stored(flat, zeros=zeros))
+    symbols = sizes.symbols | counter.symbols
+    if strangers := told.keys() - symbols:
+        raise UsageError(f"--shape {min(strangers)}: no such size. Only a run tells: {', '.join(symbols) or 'nothing'}")
     found = Analysis(
         source,
-        dict(sizes.symbols) | counter.symbols,
+        {name: where for name, where in symbols.items() if name not in told},
         _ports(flat.graph.inputs, sizes),
         _ports(flat.graph.outputs, sizes),
         layers,
@@ -150,7 +156,7 @@ class _Counter:
     def _unknown_trips(self, node: ir.Node) -> Dim:
         symbol = _trips_symbol(node)
         self.symbols[symbol] = f"how often {node.op_type} '{node.name}' runs: known only by running it"
-        return d.atom(symbol)
+        return self.sizes.given.get(symbol, d.atom(symbol))
 
     def _branches(self, node: ir.Node, inner: list[ir.Graph], runs: Dim) -> list[Layer]:
         """Both branches; the one that costs less runs never."""
@@ -183,6 +189,14 @@ class _Counter:
 def _trips_symbol(node: ir.Node) -> str:
     """The symbol for a trip count that only running the model tells: #trips[Loop_12]."""
     return f"{COUNTED}trips[{node.name or node.outputs[0].name or node.op_type}]"
+
+
+def _one(name: str, size: int | Sequence[int]) -> int:
+    """The size given for what only a run tells, which is one number, and may be zero."""
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    if len(sizes) != 1 or sizes[0] < 0:
+        raise UsageError(f"--shape {name}: one number is needed, not {list(sizes)}")
+    return sizes[0]
 
 
 def _never(layer: Layer) -> None:

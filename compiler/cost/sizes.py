@@ -7,7 +7,7 @@ followed element by element (`size_elements`), like passes do with `ShapeValues`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -39,6 +39,9 @@ class Sizes(ShapeValues):
 
     Element types must have been inferred. A call of a local function is as large as the model declares: see `flatten`.
 
+    Args:
+        given: sizes of symbols that only a run can tell.
+
     Attributes:
         symbols: each free size that polynomials are in → where it is read off: {"T": "input 'ids', axis 1"}. Those that
             only a run can tell begin with '#', and are named after the value and axis.
@@ -46,7 +49,8 @@ class Sizes(ShapeValues):
         why: values of unknown rank → the reason.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, given: Mapping[str, int] | None = None) -> None:
+        self.given = given or {}
         self.found: dict[ir.Value, Elements] = {}
         self.symbols: dict[str, str] = {}
         self.limits: dict[str, Dim] = {}
@@ -102,6 +106,8 @@ class Sizes(ShapeValues):
         """A new symbol for a size that only a run can tell."""
         name = f"{bounds.COUNTED}{value.name}[{axis}]"
         self.symbols[name] = why
+        if name in self.given:
+            return self.given[name]
         if limit is not None:
             self.limits[name] = limit
         return d.atom(name)

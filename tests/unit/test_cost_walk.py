@@ -17,6 +17,7 @@ from edgec.compiler.cost import modules
 from edgec.compiler.cost.analyze import analyze
 from edgec.compiler.cost.polynomial import evaluate
 from edgec.compiler.cost.records import Analysis, Layer
+from edgec.compiler.errors import UsageError
 from edgec.compiler.rounding import insert_pair
 from passcheck import load
 
@@ -66,6 +67,18 @@ def test_a_trip_count_that_only_a_run_tells_is_a_symbol_of_its_own(count: str) -
     (symbol,) = [s for s in found.symbols if "trips" in s]
     assert evaluate(found.totals.macs, {symbol: 7}) == 7 * 64
     assert "Loop" in found.symbols[symbol]
+
+
+def test_what_only_a_run_tells_can_be_given() -> None:
+    model = load(HEAD + LOOP.replace("COUNT", "steps"))
+    (symbol,) = [s for s in analyze(model).symbols if "trips" in s]
+    found = analyze(model, shapes={symbol: (7,), "steps_n": 2})
+    assert (found.totals.macs, found.symbols) == (7 * 64, {})
+    assert analyze(model, shapes={symbol: 0}).totals.macs == 0
+    with pytest.raises(UsageError, match="no such size"):
+        analyze(model, shapes={"#trips[other]": 1})
+    with pytest.raises(UsageError, match="one number"):
+        analyze(model, shapes={symbol: (1, 2)})
 
 
 def test_loops_in_loops_multiply_and_a_scan_runs_once_per_slice() -> None:
