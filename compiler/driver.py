@@ -119,9 +119,9 @@ def compile(
         report = Report(_name(source), level=level, target=where.name, precision=kind, seconds=clock.seconds)
         _describe(report, model, ref, source)
         with clock("passes"):
-            manager = Manager(
-                Context(where, scratch, ref.samples.first, ref.samples.given), watched, ref.outputs, ref.other
-            )
+            samples = ref.samples
+            context = Context(where, scratch, samples.first, samples.given, runs=samples.runs)
+            manager = Manager(context, watched, ref.outputs, ref.other)
             model = manager.run(model, steps)
         report.pipeline, report.passes = [p.spec for p in steps], manager.records
         with clock("lower"):

@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ class Context:
     Attributes:
         target: where the model will run.
         inputs: named input arrays to measure with, at least one for each model input (given, or synthesised).
+        runs: all sets of inputs, where there are more than one: for passes that calibrate.
         given: whether the user gave `inputs`; synthesised ones say less about real activations.
         seed: for whatever is random; same seed, same output.
         scratch: where new big tensors go, so that they don't stay in memory.
@@ -41,6 +42,7 @@ class Context:
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     given: bool = False
     seed: int = 0
+    runs: Sequence[Mapping[str, np.ndarray]] = ()
     notes: list[str] = field(default_factory=list)
 
     def note(self, why: str) -> None:

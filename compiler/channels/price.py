@@ -12,7 +12,7 @@ from ..cost.sizes import Sizes
 from ..cost.storage import parameters, weight_bytes
 from ..dims import Dim
 from ..graph import const_tensor, nodes
-from .flow import Coupling
+from .flow import Coupling, grouped
 from .grids import Ids
 from .solve import Flags
 
@@ -84,8 +84,6 @@ class _Measures:
 
     def constant(self, value: ir.Value) -> list[int]:
         """The shape of a held constant afterwards."""
-        from .flow import grouped
-
         holds, shape = self._coupling.holds[value], [int(n) for n in value.shape or ()]  # type: ignore[arg-type]
         if not holds:
             return shape
@@ -109,27 +107,3 @@ class _Measures:
                 each.append(int(alive.any(tuple(i for i in range(ids.ndim) if i != d)).sum()))
             self._extents[key] = [*each, int(alive.sum(-1).max(initial=0))]
         return self._extents[key]
-
-
-def element_scores(coupling: Coupling, of: np.ndarray, count: int, kind: str) -> np.ndarray:
-    """Per class, the norms of its slices, each relative to the mean over the slices of that axis of that weight.
-
-    `kind` is l1 or l2. Slices that masking leaves alone (divisors, variances) don't count. Reads every weight once.
-    """
-    from ..graph import const
-
-    scores = np.zeros(count)
-    for value, holds in coupling.holds.items():
-        array = const(value)
-        if array is None or array.dtype.kind != "f":
-            continue
-        size = np.abs(array) if kind == "l1" else np.square(array, dtype=np.float32)
-        for h in holds:
-            if not h.masked:
-                continue
-            others = tuple(a for a in range(len(h.view)) if a not in h.grid.axes)
-            norms = size.reshape(h.view).sum(others, dtype=np.float64)
-            norms = norms.transpose(np.argsort(np.argsort(h.grid.axes)))
-            norms = norms if kind == "l1" else np.sqrt(norms)
-            np.add.at(scores, of[h.grid.ids].reshape(-1), (norms / max(norms.mean(), 1e-30)).reshape(-1))
-    return scores

@@ -94,11 +94,15 @@ class Solution:
     def fault(self, dead: Flags) -> Ids | None:
         """A grid whose survivors would not be a proper array; None if all would be."""
         for grid in self.ragged:
+            if not dead[grid].any():
+                continue
             alive = survivors(grid, dead)
             counts = alive.sum(-1)
             if not counts.size or counts.min() != counts.max() or counts.min() == 0:
                 return grid
         for grid in self.rigid:
+            if not dead[grid].any():
+                continue
             alive = survivors(grid, dead)
             if alive.size == 0 or not alive[..., alive.reshape(-1, alive.shape[-1]).any(0)].all():
                 return grid
@@ -225,7 +229,7 @@ def _channels(found: Solution, score: np.ndarray) -> tuple[np.ndarray, np.ndarra
     plain = plain[np.argsort(joined[plain], kind="stable")]
     cut = np.flatnonzero(np.diff(joined[plain], prepend=-1))
     groups = _grouped(np.flatnonzero(usable & tilted[joined]), joined)
-    totals = {key: float(score[members].sum()) for key, members in groups.items()}
+    totals = np.bincount(joined, weights=score, minlength=found.count)
     parts, sizes = [plain], [np.diff([*cut, plain.size])]
     for c in bound:
         # Of each cell, the lowest scores go with each other.

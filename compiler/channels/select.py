@@ -1,0 +1,164 @@
+"""Which units go: the least important of each family, so many that the model comes closest to a ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .feasible import feasible
+from .flow import Coupling
+from .solve import Flags, Solution, Units
+
+CLOSE = 0.002
+"""How close to a ratio is close enough."""
+STEPS = 12
+"""How often the common share is halved at most."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Units with their slices on the same axes, the least important first.
+
+    What is kept is a multiple of `step`, so that lengths stay multiples, and at least `floor`. Where importance is
+    compared between families, `at[k]` is the setting of the knob from which unit k goes.
+
+    Attributes:
+        order: the units.
+        members, ends: the classes of the first k units are members[:ends[k]].
+        worth: per unit, its importance relative to the family's mean.
+    """
+
+    order: np.ndarray
+    members: np.ndarray
+    ends: np.ndarray
+    worth: np.ndarray
+    step: int
+    floor: int
+    at: np.ndarray | None = None
+
+    def count(self, knob: float) -> int:
+        """How many go."""
+        n = self.order.size
+        wanted = n * knob if self.at is None else float((self.at < knob).sum())
+        kept = max(self.floor, self.step * round((n - wanted) / self.step), min(self.step, n))
+        return max(0, n - kept)
+
+
+def families(
+    coupling: Coupling, found: Solution, every: Units, scores: np.ndarray, usable: Flags, align: int, most: float,
+    across: bool,
+) -> list[Family]:  # fmt: skip
+    """The families of the usable units. With `across`, importance counts between families, too."""
+    totals = every.total(scores)
+    length = _Lengths(coupling, found)
+    chosen = np.flatnonzero(usable)
+    chosen = chosen[np.lexsort((totals[chosen], every.family[chosen]))]
+    cuts = np.flatnonzero(np.diff(every.family[chosen])) + 1
+    orders = [o for o in np.split(chosen, cuts) if o.size]
+    worths = [totals[o] / max(float(totals[o].mean()), 1e-30) for o in orders]
+    ranks: Sequence[np.ndarray | None] = _ranks(worths) if across else [None] * len(orders)
+    made = []
+    for order, worth, at in zip(orders, worths, ranks, strict=True):
+        step = align // math.gcd(align, length.of(every.classes(order[:1])))
+        sizes = every.starts[order + 1] - every.starts[order]
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        floor = max(1, math.ceil(order.size * (1 - most)))
+        made.append(Family(order, every.classes(order), ends, worth, min(step, order.size), floor, at))
+    return made
+
+
+def _ranks(worths: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each unit's rank among all, 0 to 1."""
+    if not worths:
+        return []
+    joined = np.concatenate(worths)
+    ranks = np.empty(joined.size)
+    ranks[np.argsort(joined, kind="stable")] = np.arange(joined.size) / joined.size
+    return np.split(ranks, np.cumsum([w.size for w in worths])[:-1])
+
+
+class _Lengths:
+    """How much shorter an axis of some weight becomes when a unit goes."""
+
+    def __init__(self, coupling: Coupling, found: Solution) -> None:
+        self._found = found
+        self._grids = [h.grid.ids for holds in coupling.holds.values() for h in holds]
+        self._where = np.full(found.count, -1)
+        for k, ids in enumerate(self._grids):
+            self._where[found.of[ids.reshape(-1)]] = k
+
+    def of(self, classes: np.ndarray) -> int:
+        """Positions that these classes take on one axis that they lie on, a grid's axes as one; at least 1."""
+        where = self._where[classes]
+        if not (where >= 0).any():
+            return 1
+        on = self._found.of[self._grids[int(where[where >= 0][0])]]
+        return max(1, int(np.isin(on, classes).sum()))
+
+
+def taken(found: Solution, groups: Sequence[Family], counts: Sequence[int], scores: np.ndarray) -> Flags:
+    """The classes that are dead when so many units of each family go. What can't go together with the rest stays."""
+    dead = np.zeros(found.count, bool)
+    for f, n in zip(groups, counts, strict=True):
+        dead[f.members[: f.ends[n]]] = True
+    dead = found.close(dead)
+    if dead[0] or found.fault(dead) is not None:
+        return feasible(found, dead, scores)
+    return dead
+
+
+def search(
+    found: Solution, groups: Sequence[Family], scores: np.ndarray, ratio: float, gone: Callable[[Flags], float]
+) -> Flags:
+    """The dead classes with which `gone`, the share of the model that they are, comes closest to the ratio.
+
+    First one share for all families is found by bisection, then, since each keeps whole multiples, how many families
+    go on to the next one, those with the least to lose first.
+    """
+    best, gap = np.zeros(found.count, bool), math.inf
+
+    def tried(counts: Sequence[int]) -> bool:
+        """Whether these are still too few."""
+        nonlocal best, gap
+        dead = taken(found, groups, counts, scores)
+        share = gone(dead)
+        if abs(share - ratio) < gap:
+            best, gap = dead, abs(share - ratio)
+        return share < ratio
+
+    low, high = 0.0, 1.0
+    few, many = [f.count(low) for f in groups], [f.count(high) for f in groups]
+    knob = ratio
+    for _ in range(STEPS):
+        if few == many or gap < CLOSE:
+            break
+        counts = [f.count(knob) for f in groups]
+        if tried(counts):
+            low, few = knob, counts
+        else:
+            high, many = knob, counts
+        knob = (low + high) / 2
+    if gap >= CLOSE:
+        _one_more(groups, few, many, tried, lambda: gap)
+    return best
+
+
+def _one_more(
+    groups: Sequence[Family], few: list[int], many: list[int], tried: Callable[[Sequence[int]], bool],
+    gap: Callable[[], float],
+) -> None:  # fmt: skip
+    """Between two settings: bisect over how many families have the larger number."""
+    more = [k for k in range(len(groups)) if many[k] > few[k]]
+    more.sort(key=lambda k: float(groups[k].worth[few[k] : many[k]].mean()))
+    low, high = 0, len(more)
+    while high - low > 1 and gap() >= CLOSE:
+        middle = (low + high) // 2
+        counts = list(few)
+        for k in more[:middle]:
+            counts[k] = many[k]
+        low, high = (middle, high) if tried(counts) else (low, middle)
+    if not more:
+        tried(many)
