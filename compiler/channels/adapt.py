@@ -1,13 +1,200 @@
-"""What removal changes in operators that name counts, sizes or scales as attributes."""
+"""What removal changes in operators that name sizes, positions, counts or scales."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
-from ..graph import attr
+from ..graph import attr, const, fresh_name, initializer, insert_before, is_const, replace_value
 from .shrink import Shrinking, adapts
+
+
+@adapts("Reshape", "Expand")
+def _target(s: Shrinking, node: ir.Node) -> None:
+    _resize(s, node, 1, {a: a for a in range(len(s.dims(node.outputs[0])))})
+
+
+@adapts("ConstantOfShape")
+def _filled(s: Shrinking, node: ir.Node) -> None:
+    _resize(s, node, 0, {a: a for a in range(len(s.dims(node.outputs[0])))})
+
+
+@adapts("Resize")
+def _resized(s: Shrinking, node: ir.Node) -> None:
+    rank = len(s.dims(node.outputs[0]))
+    axes = attr(node, "axes", None) or range(rank)
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        _resize(s, node, 3, {a % rank: k for k, a in enumerate(axes)})
+
+
+def _resize(s: Shrinking, node: ir.Node, index: int, at: Mapping[int, int]) -> None:
+    """Let input `index` name the sizes of the output that are left, whatever it is computed from.
+
+    `at` maps an axis to the place of its size. -1, to be inferred, stays.
+    """
+    out, target = node.outputs[0], node.inputs[index]
+    changes = {a: c for a in at if (c := s.change(out, a)) is not None}
+    if not changes or target is None:
+        return
+    fixed = {at[a]: new for a, (new, _) in changes.items() if isinstance(s.dims(out)[a], int)}
+    given = const(target) if is_const(target) else None
+    if given is not None:
+        sizes = given.copy()
+        for k, n in fixed.items():
+            if sizes[k] != -1:
+                sizes[k] = n
+        s.constant(node, index, sizes)
+        return
+    free = {at[a]: c for a, c in changes.items() if not isinstance(s.dims(out)[a], int)}
+    node.replace_input_with(index, _adjusted(node, target, len(at), fixed, free))
+
+
+def _adjusted(
+    anchor: ir.Node, sizes: ir.Value, count: int, fixed: Mapping[int, int], free: Mapping[int, tuple[int, int]]
+) -> ir.Value:
+    """`sizes`, worked out at run time, with some of them fixed and some times new over old. -1 and 0 stay."""
+    graph = anchor.graph
+    assert isinstance(graph, ir.Graph)
+
+    def made(op: str, *inputs: ir.Value) -> ir.Value:
+        hint = fresh_name(graph, f"{sizes.name}_left")
+        return insert_before(anchor, op, inputs, like=sizes, hint=hint).outputs[0]
+
+    def numbers(values: Mapping[int, int], default: int) -> ir.Value:
+        array = np.full(count, default, np.int64)
+        array[list(values)] = list(values.values())
+        return initializer(graph, array, f"{anchor.name}_sizes")
+
+    if free:
+        scaled = made("Mul", sizes, numbers({k: new for k, (new, _) in free.items()}, 1))
+        scaled = made("Div", scaled, numbers({k: old for k, (_, old) in free.items()}, 1))
+        # -1 was made 0 by the division, where sizes shrink.
+        sizes = made("Min", scaled, sizes) if all(n < old for n, old in free.values()) else scaled
+    if fixed:
+        at = np.zeros(count, bool)
+        at[list(fixed)] = True
+        sizes = made("Where", initializer(graph, at, f"{anchor.name}_at"), numbers(fixed, 0), sizes)
+    return sizes
+
+
+@adapts("Shape")
+def _shape(s: Shrinking, node: ir.Node) -> None:
+    """What is computed from sizes goes on with those from before; where they name shapes, these are put right."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    dims = s.dims(x)
+    seen = list(range(len(dims)))[slice(attr(node, "start", 0), attr(node, "end", len(dims)))]
+    changes = {k: c for k, a in enumerate(seen) if (c := s.change(x, a)) is not None}
+    if not changes or not out.uses():
+        return
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    fixed = {k: n for k in changes if isinstance(n := dims[seen[k]], int)}
+    free = {k: (old, new) for k, (new, old) in changes.items() if k not in fixed}
+    marker = insert_before(node, "Identity", [x], like=out, hint=fresh_name(graph, f"{out.name}_before"))
+    graph.remove(marker)
+    graph.insert_after(node, marker)
+    replace_value(out, marker.outputs[0])
+    marker.replace_input_with(0, _adjusted(marker, out, len(seen), fixed, free))
+
+
+@adapts("GroupNormalization")
+def _group_count(s: Shrinking, node: ir.Node) -> None:
+    x = node.inputs[0]
+    groups = attr(node, "num_groups")
+    assert x is not None
+    new, old = s.size(x, 1), (*s.dims(x), None, None)[1]
+    if new is not None and isinstance(old, int):
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", new * groups // old)
+
+
+@adapts("Split")
+def _parts(s: Shrinking, node: ir.Node) -> None:
+    axis = attr(node, "axis", 0) % max(len(s.dims(node.outputs[0])), 1)
+    sizes = [s.size(out, axis) for out in node.outputs]
+    if any(n is not None for n in sizes):
+        given = [n if n is not None else int(s.dims(out)[axis]) for n, out in zip(sizes, node.outputs, strict=True)]  # type: ignore[arg-type]
+        assert isinstance(node.graph, ir.Graph)
+        split = initializer(node.graph, np.array(given, np.int64), f"{node.name}_split")
+        node.attributes.pop("num_outputs", None)
+        if len(node.inputs) > 1:
+            node.replace_input_with(1, split)
+        else:
+            node.resize_inputs(2)
+            node.replace_input_with(1, split)
+
+
+@adapts("Slice")
+def _cuts(s: Shrinking, node: ir.Node) -> None:
+    """Where a cut axis was is counted in what is left before it."""
+    x = node.inputs[0]
+    assert x is not None
+    dims = s.dims(x)
+    starts, ends = (const(v) for v in node.inputs[1:3])
+    if starts is None or ends is None:
+        return
+    given = const(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
+    axes = [int(a) % len(dims) for a in given] if given is not None else list(range(len(starts)))
+    steps = const(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
+    new_starts, new_ends = starts.copy(), ends.copy()
+    new_steps = steps.copy() if steps is not None else np.zeros(0, np.int64)
+    for i, axis in enumerate(axes):
+        kept, size = s.kept(x, axis), dims[axis]
+        if kept is None or not isinstance(size, int):
+            continue
+        step = int(steps[i]) if steps is not None else 1
+        start, end, step = slice(int(starts[i]), int(ends[i]), step).indices(size)
+        if step == 1:
+            new_starts[i], new_ends[i] = (kept < start).sum(), (kept < end).sum()
+        elif len(kept) < size:
+            # What is left of every other channel is no stride: the positions are gathered.
+            new = np.full(size, -1)
+            new[kept] = np.arange(len(kept))
+            positions = new[np.arange(start, end, step)]
+            _gathered(s, node, axis, positions[positions >= 0])
+            new_starts[i], new_ends[i] = 0, size
+            new_steps[i] = 1
+    if (new_starts != starts).any() or (new_ends != ends).any():
+        s.constant(node, 1, new_starts)
+        s.constant(node, 2, new_ends)
+    if steps is not None and (new_steps != steps).any():
+        s.constant(node, 4, new_steps)
+
+
+def _gathered(s: Shrinking, node: ir.Node, axis: int, positions: np.ndarray) -> None:
+    """Put a Gather of these positions before a node."""
+    x = node.inputs[0]
+    assert isinstance(node.graph, ir.Graph) and x is not None
+    index = initializer(node.graph, positions, f"{node.name}_left")
+    taken = insert_before(
+        node, "Gather", [x, index], {"axis": axis}, like=node.outputs[0], hint=fresh_name(node.graph, f"{x.name}_left")
+    )
+    taken.outputs[0].shape = None
+    node.replace_input_with(0, taken.outputs[0])
+
+
+@adapts("Gather")
+def _positions(s: Shrinking, node: ir.Node) -> None:
+    """Constant positions are counted anew, without those that are gone."""
+    x, index, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    positions = const(index)
+    if x is None or positions is None or not s.dims(x):
+        return
+    axis = attr(node, "axis", 0) % len(s.dims(x))
+    kept, size = s.kept(x, axis), s.dims(x)[axis]
+    if kept is None or not isinstance(size, int):
+        return
+    new = np.full(size, -1)
+    new[kept] = np.arange(len(kept))
+    positions = positions % size
+    for d in range(positions.ndim):
+        rest = s.kept(out, axis + d)
+        if rest is not None:
+            positions = positions.take(rest, d)
+    s.constant(node, 1, new[positions])
 
 
 @adapts("Attention")

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from ..cost.sizes import Sizes
 from ..dims import Dim
 from ..graph import is_const, subgraphs
+from ..shape_rules import Elements
 from .grids import Atoms, Grid, Ids, Label, squeezed
 
 Zero = Callable[[Iterable[bool]], bool]
@@ -51,6 +52,8 @@ class Coupling:
     notes: list[str] = field(default_factory=list)
     pinned: set[ir.Value] = field(default_factory=set)
     """Constants that somebody reads without a rule."""
+    elements: dict[ir.Value, Elements] = field(default_factory=dict)
+    """What is known of small integer tensors that are worked out at run time."""
     dims: dict[ir.Value, list[Dim] | None] = field(default_factory=dict)
     """The dimensions of every value that a rule has asked about."""
     touched: dict[ir.Value, set[int]] = field(default_factory=dict)
@@ -74,6 +77,10 @@ class Coupling:
 
     def _joined(self, g: Grid, met: list[Grid], meet: Zero) -> list[Grid]:
         axes = set(g.axes)
+        if any(g.ids.shape[g.at(a)] != f.ids.shape[f.at(a)] for f in met for a in axes & set(f.axes)):
+            for f in (g, *met):
+                self.atoms.freeze(f.ids)
+            return []
         if len(met) == 1 and axes == set(met[0].axes):
             order = [met[0].at(a) for a in g.axes]
             if order != sorted(order):
@@ -226,6 +233,7 @@ class Step:
             self.atoms.lay(g.ids)
         if merged:
             self.coupling.labels[self.node.outputs[k]] = merged
+            self.out_dims(k)  # removal will ask for them
 
 
 Rule = Callable[[Step], None]
@@ -251,7 +259,7 @@ class Flow:
     def __init__(self, model: ir.Model) -> None:
         self.coupling = Coupling()
         self.sizes = Sizes(model)
-        self._dims = self.coupling.dims
+        self._dims, self.coupling.elements = self.coupling.dims, self.sizes.found
         self._shared: dict[ir.Value, list[set[int]]] = {}
         for node in model.graph:
             self._visit(node)
@@ -276,7 +284,8 @@ class Flow:
     def _visit(self, node: ir.Node) -> None:
         step = Step(self, node)
         self.coupling.touched = {}
-        known = RULES.get(node.op_type) if node.domain == "" and not any(True for _ in subgraphs(node)) else None
+        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        known = RULES.get(name) if not any(True for _ in subgraphs(node)) else None
         if known is not None:
             try:
                 known(step)
@@ -305,8 +314,8 @@ class Flow:
                         why = "there is no rule for it" if unknown else f"it looks at axis {a} of '{value.name}'"
                         coupling.notes.append(f"{node.name} ({node.op_type}): {why}")
         for inner in subgraphs(node):
-            for n in inner.all_nodes():
-                for value in n.inputs:
+            for read in (*(n.inputs for n in inner.all_nodes()), inner.outputs):
+                for value in read:
                     if value is not None:
                         self._freeze(value, f"{node.name} ({node.op_type}): a graph inside reads '{value.name}'")
 

@@ -27,7 +27,8 @@ class Grid:
     Attributes:
         ids: k-dimensional, in the order in which the axes were split: of each row (all but the last dimension) other
             columns may go, equally many, unless the grid is aligned.
-        axes: the axis of the value that each dimension lies over.
+        axes: the axis of the value that each dimension lies over. Over one of free size (`12 * batch`) the ids are
+            those of its last part (12), the same throughout.
         zero: whether a slice whose id is masked is exactly zero in this value.
     """
 

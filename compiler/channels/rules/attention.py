@@ -125,7 +125,7 @@ def _rotary(s: Step) -> None:
     if not whole:
         s.atoms.freeze(s.atoms.slab(x.ids, [1]))
     for i in (1, 2):
-        _table(s, i, angles if whole else np.zeros(int(s.dims(i)[-1]), int))  # type: ignore[call-overload]
+        _table(s, i, angles if whole else np.full(s.dims(i)[-1], FROZEN))  # type: ignore[arg-type]
     s.const(3)
     s.atoms.lay(x.ids)
     s.emit([Grid(x.ids.reshape(-1), (2,), x.zero) if flat else Grid(x.ids, (1, 3), x.zero)])

@@ -12,7 +12,7 @@ from ..grids import Grid
 ZERO_TO_ZERO = (
     "Abs", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish",
     "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh", "Softsign",
-    "Sqrt", "Swish", "Tan", "Tanh", "Dropout",
+    "Sqrt", "Swish", "edgec::Swish", "Tan", "Tanh", "Dropout",
 )  # fmt: skip
 """f(0) = 0, so that a slice that is zero stays zero. (Not assumed of Shrink, which has a bias.)"""
 ZERO_TO_OTHER = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 
-from ...dims import Dim
-from ...graph import attr, const, ints, is_const
+from ...dims import Dim, exact_div
+from ...graph import attr, const, ints, is_const, scalar
 from ..flow import Step, grouped, refold, rule
 from ..grids import FROZEN, Grid, Ids
 
@@ -22,12 +24,16 @@ def _transpose(s: Step) -> None:
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(s: Step) -> None:
-    """Axes are split and merged; ids with them. Merged with an axis of unknown extent, they are frozen."""
+    """Axes are split and merged; ids with them. Merged with an axis of unknown extent, they are frozen.
+
+    `[length, batch, 12 * 64]` to `[length, batch * 12, 64]` merges only the part of an axis: 12 heads of each batch.
+    """
     if is_const(s.node.inputs[0]):
         return
     s.const(1)
-    dims, out = s.dims(0), s.out_dims()
-    found: list[Grid] = list(s.keep())
+    (dims, axis_of), (out, out_axis_of) = _parts(s.dims(0)), _parts(s.out_dims())
+    last = {a: k for k, a in enumerate(axis_of)}
+    found = [Grid(g.ids, tuple(last[a] for a in g.axes), g.zero) for g in s.keep()]
     for here, there in grouped(dims, out):
         touched = [g for g in found if set(g.axes) & set(here)]
         if not touched:
@@ -46,7 +52,29 @@ def _reshape(s: Step) -> None:
             made = refold(s.coupling, touched[0], here, sizes[: len(here)], [-1 - a for a in there], sizes[len(here) :])
             found.append(made)
     # Axes of the output are marked by -1 - axis until all are moved; those in no group with labels keep their number.
-    s.emit(Grid(g.ids, tuple(-1 - a if a < 0 else a for a in g.axes), g.zero) for g in _moved(found))
+    s.emit(_whole(s, g, out_axis_of) for g in _moved(found))
+
+
+def _parts(dims: Sequence[Dim]) -> tuple[list[Dim], list[int]]:
+    """Extents with free ones cut into what is free and a number, `12 * batch` into both; and the axis of each."""
+    parts: list[Dim] = []
+    axes = []
+    for a, n in enumerate(dims):
+        factor = 1 if isinstance(n, int) else math.gcd(*(c for _, c in n.terms))
+        free = exact_div(n, factor) if factor > 1 else None
+        parts += [n] if free is None else [free, factor]
+        axes += [a] if free is None else [a, a]
+    return parts, axes
+
+
+def _whole(s: Step, grid: Grid, axis_of: Sequence[int]) -> Grid:
+    """A grid over parts of axes as one over axes: over one part of each, the last."""
+    at = [-1 - a if a < 0 else a for a in grid.axes]
+    axes = tuple(axis_of[k] for k in at)
+    if len(set(axes)) < len(axes) or any(k + 1 < len(axis_of) and axis_of[k + 1] == axis_of[k] for k in at):
+        s.atoms.freeze(grid.ids)
+        return Grid(grid.ids, (), False)
+    return Grid(grid.ids, axes, grid.zero)
 
 
 def _single(grid: Grid, here: list[int], dims: Sequence[Dim]) -> bool:
@@ -175,7 +203,10 @@ def _slice(s: Step) -> None:
     ):
         axis %= len(dims)
         size = dims[axis]
-        if isinstance(size, int):
+        if not isinstance(size, int):
+            s.veto(0, axis)
+            grids = [g for g in grids if axis not in g.axes]
+        else:
             positions = np.arange(size)[slice(start, _end(end, size, step), step)]
             for g in grids:
                 _same_in_rows(s, g, axis, positions)
@@ -211,7 +242,7 @@ def _gather(s: Step) -> None:
     positions = const(index) if index is not None and is_const(index) else None
     g = s.at(0, axis)
     s.const(1)
-    if g is None or positions is None:
+    if g is None or positions is None or not isinstance(s.dims(0)[axis], int):
         s.veto(0, axis)
         return s.emit([*s.carry(0, to), *_of_index(s, axis)])
     grids = s.carry(0, to, but=g)
@@ -220,6 +251,8 @@ def _gather(s: Step) -> None:
     ids = g.ids.take(positions.reshape(-1) % g.ids.shape[at], at)
     ids = ids.reshape([*g.ids.shape[:at], *positions.shape, *g.ids.shape[at + 1 :]])
     new = (*(to[a] for a in g.axes[:at]), *range(axis, axis + many), *(to[a] for a in g.axes[at + 1 :]))
+    if not new:
+        s.atoms.freeze(ids)  # one element that is picked must be there
     s.emit([*grids, Grid(ids, new, g.zero)])
     return None
 
@@ -246,12 +279,40 @@ def _embedding(s: Step, axis: int, to: dict[int, int], many: int) -> None:
 def _expand(s: Step) -> None:
     """Axes that are stretched are new, and can't go by themselves."""
     s.const(1)
-    if is_const(s.node.inputs[0]):
-        s.const(0)
-        return
     dims, out = s.dims(0), s.out_dims()
+    if is_const(s.node.inputs[0]):
+        return _made(s, s.const(0))
     shift = len(out) - len(dims)
-    s.emit(s.carry(0, {a: a + shift for a, n in enumerate(dims) if n == out[a + shift]}))
+    return s.emit(s.carry(0, {a: a + shift for a, n in enumerate(dims) if n == out[a + shift]}))
+
+
+@rule("ConstantOfShape")
+def _filled(s: Step) -> None:
+    s.const(0)
+    _made(s, None)
+
+
+def _made(s: Step, value: ir.Value | None) -> None:
+    """A value made of one number, or of a constant that is repeated, may be of any size: ids of its own.
+
+    Free sizes have none.
+    """
+    out, grids = s.out_dims(), []
+    shift = len(out) - (len(s.dims(0)) if value is not None else len(out))
+    zero = scalar(value) == 0 if value is not None else _fill(s) == 0
+    for a, n in enumerate(out):
+        if not isinstance(n, int) or n == 1:
+            continue
+        if value is not None and a >= shift and s.dims(0)[a - shift] != 1:
+            grids.append(Grid(s.coupling.held(value, a - shift), (a,), True))
+        else:
+            grids.append(Grid(s.atoms.fresh(n), (a,), zero))
+    s.emit(grids)
+
+
+def _fill(s: Step) -> float:
+    value = attr(s.node, "value", None)
+    return 0.0 if value is None else float(value.numpy().reshape(-1)[0])
 
 
 @rule("Tile")
@@ -266,23 +327,29 @@ def _tile(s: Step) -> None:
 
 @rule("Pad")
 def _pad(s: Step) -> None:
-    """Axes that are not padded pass; what pads them is zero only by default."""
-    pads, axes = (
-        ints(s.node.inputs[1]) if s.node.inputs[1] is not None else None,
-        ints(s.value(3)) if s.value(3) else None,
-    )
+    """A padded axis gets frozen elements around its own; what pads other axes is zero only by default."""
+    pads, axes = (ints(v) if (v := s.value(i)) is not None else None for i in (1, 3))
     for i in (1, 2, 3):
         s.const(i)
     rank = len(s.dims(0))
     if pads is None or (s.value(3) is not None and axes is None):
         return
     axes = [a % rank for a in axes] if axes is not None else list(range(rank))
-    half = len(axes)
-    padded = {a for k, a in enumerate(axes) if pads[k] or pads[k + half]}
+    around = {a: (pads[k], pads[k + len(axes)]) for k, a in enumerate(axes) if pads[k] or pads[k + len(axes)]}
+    plain = attr(s.node, "mode", "constant") == "constant"
     fill = const(s.value(2)) if s.value(2) is not None else None
     zero = s.value(2) is None or (fill is not None and not fill.any())
-    keeps = zero or attr(s.node, "mode", "constant") != "constant"
-    s.emit(s.keep(but=padded, zero=None if keeps else False))
+    but = {a for a, (n, m) in around.items() if not plain or min(n, m) < 0 or not isinstance(s.dims(0)[a], int)}
+    grids = s.keep(but=but, zero=None if zero or not plain else False)
+    for a, (n, m) in around.items():
+        grids = [_padded(g, a, n, m) if a in g.axes else g for g in grids]
+    s.emit(grids)
+
+
+def _padded(grid: Grid, axis: int, before: int, after: int) -> Grid:
+    d = grid.at(axis)
+    widths = [(before, after) if k == d else (0, 0) for k in range(grid.ids.ndim)]
+    return Grid(np.pad(grid.ids, widths, constant_values=FROZEN), grid.axes, grid.zero)
 
 
 @rule("Resize", "Upsample")
@@ -316,16 +383,16 @@ def _blocks(s: Step) -> None:
     return s.emit([*batch, Grid(blocks[0], (1,), g.zero)])
 
 
-@rule("Shape", "Size", "ConstantOfShape", "Range", "EyeLike", "NonZero")
+@rule("Shape")
+def _shape(s: Step) -> None:
+    """Sizes as they were before go on being used; removal sees to that."""
+    s.keep()
+
+
+@rule("Size", "Range", "EyeLike", "NonZero")
 def _sizes(s: Step) -> None:
-    """Numbers that only depend on sizes. Those of an axis that shrinks change, so it may not where they are used."""
+    """Numbers that depend on sizes: where they are used, these may not change."""
     for i in range(len(s.node.inputs)):
-        if s.const(i) is None and s.node.op_type in ("Shape", "Size"):
-            dims = s.dims(i)
-            start, end = attr(s.node, "start", 0), attr(s.node, "end", len(dims))
-            seen = range(len(dims))[slice(start, end)] if s.node.op_type == "Shape" else range(len(dims))
-            if any(out.uses() for out in s.node.outputs):
-                for a in seen:
-                    s.veto(i, a)
-            s.keep(i)
-    s.emit([])
+        s.const(i)
+    if not any(out.uses() or out.is_graph_output() for out in s.node.outputs):
+        s.keep()
