@@ -11,16 +11,16 @@ FEW = 8
 
 def alive(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """For all positions on `axes`, in that order: whether anything there is not zero."""
-    front = np.moveaxis(array, axes, range(len(axes)))
     k = len(axes)
+    front = np.moveaxis(array, axes, range(k))
     rest = front.shape[k:]
     if not rest or 0 in rest:
-        return front.reshape(*front.shape[:k], -1).any(-1)
-    found = np.asarray(front[(..., *(0 for _ in rest))] != 0)
-    for at in (tuple(n // 2 for n in rest), tuple(n - 1 for n in rest)):
+        return np.asarray(front.reshape(*front.shape[:k], -1).any(-1))
+    found = np.zeros(front.shape[:k], bool)
+    for at in (tuple(0 for _ in rest), tuple(n // 2 for n in rest), tuple(n - 1 for n in rest)):
+        found |= front[(*(slice(None) for _ in axes), *at)] != 0
         if found.all():
             return found
-        found |= front[(..., *at)] != 0
     left = np.argwhere(~found)
     if len(left) <= FEW:
         for position in left:
