@@ -35,7 +35,7 @@ class _Found:
     sizes: list[dict[str, int]]
     roofline: Roofline | None
     growth: Growth | None
-    measured: Measured | None
+    measured: list[Measured]
 
 
 def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
@@ -59,13 +59,13 @@ def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
 
 def _find(o: argparse.Namespace, device: Device | None, span: tuple[str, list[int]] | None) -> _Found:
     shapes = dict(parse_shape(s) for s in o.shape)
-    models, measured = [], None
+    models: list[Analysis] = []
+    measured: list[Measured] = []
     for source in filter(None, (o.model, o.compare)):
         model, analysis = _analyzed(source, shapes, o)
         models.append(analysis)
         if o.measure:
-            found = _measured(model, analysis, shapes)
-            measured = measured or found
+            measured.append(_measured(model, analysis, shapes))
     at = [sizes(models[0])]
     at += [common(at[0], sizes(other)) for other in models[1:]]
     roofs = roofline(models[0], device, at[0]) if device else None
@@ -99,7 +99,7 @@ def _document(found: _Found) -> Any:
 
     if len(found.models) > 1:
         return to_json_pair(found.models[0], found.models[1])
-    return to_json(found.models[0], found.roofline, found.growth, found.measured)
+    return to_json(found.models[0], found.roofline, found.growth, next(iter(found.measured), None))
 
 
 def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
@@ -113,7 +113,7 @@ def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
 
     print_analysis(
         found.models[0], console, found.sizes[0], by=by, top=o.top, depth=o.depth, flat=o.flat,
-        roofline=found.roofline, growth=found.growth, measured=found.measured,
+        roofline=found.roofline, growth=found.growth, measured=next(iter(found.measured), None),
     )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _write_all(o: argparse.Namespace, found: _Found) -> None:
     if o.html:
         from .page import to_html
 
-        write(Path(o.html), to_html(found.models, o.device, found.growth))
+        write(Path(o.html), to_html(found.models, o.device, found.growth, found.measured))
 
 
 def write(path: Path, text: str) -> None:

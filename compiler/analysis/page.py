@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from ..cost.devices import rows
+from ..cost.measure import Measured
 from ..cost.records import Analysis
 from ..html_parts import Html, tag
 from ..web import ANALYSIS, page
@@ -17,11 +19,19 @@ LABELS = ("before", "after")
 STYLES = ("page.css", "analysis.css")
 
 
-def to_html(analyses: Sequence[Analysis], device: str | None = None, growth: Growth | None = None) -> str:
-    """The page for one analysis, or for two: before and after. `device` and `growth`: what is shown at first."""
+def to_html(
+    analyses: Sequence[Analysis],
+    device: str | None = None,
+    growth: Growth | None = None,
+    measured: Sequence[Measured] = (),
+) -> str:
+    """The page for one analysis, or for two: before and after. `device` and `growth`: what is shown at first.
+
+    `measured`: what running each of them showed.
+    """
     names = [Path(a.source).name for a in analyses]
     title = f"{' → '.join(names)}: edgec analyze"
-    data = documents(analyses, device=device, growth=growth)
+    data = documents(analyses, device, growth, measured)
     body = [_head(analyses, names), MOUNT, tag("footer", tag("span", "edgec analyze"), _SAVE)]
     return page(title, "\n".join(body), {"analyses": data}, ANALYSIS, STYLES)
 
@@ -32,11 +42,16 @@ MOUNT = tag("div", tag("noscript", "This page draws itself: it needs JavaScript.
 _SAVE = tag("button", "Save as analysis.json", id="save-analysis", class_="link", type="button")
 
 
-def documents(analyses: Sequence[Analysis], device: str | None = None, growth: Growth | None = None) -> dict[str, Any]:
+def documents(
+    analyses: Sequence[Analysis],
+    device: str | None = None,
+    growth: Growth | None = None,
+    measured: Sequence[Measured] = (),
+) -> dict[str, Any]:
     """What the scripts draw: the documents with their labels, and the devices that there are."""
     models = [
-        {"label": label, "document": to_json(a), "letters": letters(a, sizes(a))}
-        for label, a in zip(LABELS, analyses, strict=False)
+        {"label": label, "document": to_json(a, measured=times), "letters": letters(a, sizes(a))}
+        for label, a, times in zip_longest(LABELS[: len(analyses)], analyses, measured)
     ]
     span = {"symbol": growth.symbol, "values": [value for value, _ in growth.rows]} if growth else None
     return {"models": models, "devices": rows(), "device": device, "range": span}

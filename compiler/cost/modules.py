@@ -49,7 +49,7 @@ def written(node: ir.Node, values: Set[str | None] = frozenset()) -> Path | None
     scopes = node.metadata_props.get(SCOPES)
     if scopes:
         # The list of enclosing scopes as Python writes it, the operator last: "['', 'blocks.0', 'matmul']".
-        names = scopes.strip("[]'\"").split("', '")
+        names = [name.strip("'\"") for name in scopes.strip("[]").split(", ")]
         return _split(names[-2]) if len(names) > 1 else ()
     for name in (node.name, node.outputs[0].name if node.outputs else None):
         if name and "/" in name:

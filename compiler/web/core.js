@@ -35,7 +35,6 @@ function time(s) {
   return `${digits(s / 1e-9)} ns`;
 }
 const share = x => !x ? "0%" : x < 0.001 ? "<0.1%" : `${(100 * x).toFixed(1)}%`;
-const rate = x => `${scaled(Math.max(x, 1000))}FLOP/s`;
 function change(before, after) {
   if (before === after) return "same";
   if (!before || !after) return before ? "gone" : "new";

@@ -23,7 +23,8 @@ function cards() {
     if (t.int_ops * 100 > t.flops) rows.push(["Integer operations", count(t.int_ops), was("int_ops", count) ?? full(t.int_ops)]);
     if (t.zeros !== null && t.parameters) rows.push(["Effective MACs", count(t.effective_macs), `${share(t.zeros / t.parameters)} of the weights are zero`]);
     if (t.bops && m.packed) rows.push(["Bit operations", count(t.bops), was("bops", count) ?? full(t.bops)]);
-    if (measured) rows.push(["Measured", time(m.doc.totals.seconds ?? measured), `${rate(t.flops / measured)} in the layers`]);
+    const run = m.doc.measured;
+    if (run) rows.push(["Measured", time(run.optimised), `${scaled(run.achieved)}OP/s; layer by layer ${time(measured)}`]);
     host.replaceChildren(...rows.map(([label, big, small]) => make("div", { class: "card" },
       make("div", { class: "label" }, label), make("div", { class: "big" }, big), make("div", { class: "small" }, small))));
   }

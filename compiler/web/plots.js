@@ -58,7 +58,7 @@ function roofline() {
     if (device.ops && device.bandwidth) parts.push(`${share(least ? waiting / least : 0)} of it waiting for memory. Above ${ratio(device.ops / device.bandwidth)} operations per byte, arithmetic is the limit.`);
     else parts.push(device.ops ? "arithmetic alone: its memory bandwidth is not published." : "memory alone: its peak rate is not published.");
     if (device.element) parts.push(`The peak is for ${device.element}.`);
-    if (measured) parts.push(`Measured on this machine: ${time(measured)}.`);
+    if (measured) parts.push(`Points are what was measured, layer by layer: ${time(measured)} in all.`);
     if (drawn.length === POINTS) parts.push(`The ${full(POINTS)} costliest layers are drawn.`);
     words.replaceChildren("No faster than ", make("b", { id: "least" }, time(least)), ` a run, ${parts.join(" ")}`);
     return least;

@@ -54,11 +54,11 @@ function treemap() {
     if (state.layer) choose(null);
     else if (state.zoom.parent) zoomTo(state.zoom.parent);
   }
-  function cell(r, title, group) {
+  function cell(r, title, group, label) {
     const value = METRICS[metric].form(r.node.figures[metric]);
     const part = share(r.node.figures[metric] / model().tree.figures[metric]);
     const element = make("button", {
-      type: "button", tabindex: "-1", class: group ? "cell group" : "cell", "data-name": r.node.name,
+      type: "button", tabindex: "-1", class: group ? "cell group" : "cell", "data-name": label,
       "aria-label": `${title}: ${value}, ${part}`,
       style: { left: `${r.x}px`, top: `${r.y}px`, width: `${Math.max(0, r.w - 1)}px`, height: `${Math.max(0, r.h - 1)}px`, background: group ? null : colour(r.node.kind) },
       onclick: () => open(r.node),
@@ -66,7 +66,7 @@ function treemap() {
         r.node.layer ? `${r.node.layer.op} ${r.node.layer.shape}` : `${full(r.node.count)} layers`),
       onmouseleave: hideTip,
     });
-    if (r.w > 34 && r.h > 18) element.append(make("span", { class: "name" }, r.node.layer && r.w > 70 ? r.node.layer.op + " " : "", r.node.layer ? make("span", { class: "faint" }, r.node.name) : r.node.name));
+    if (r.w > 34 && r.h > 18) element.append(make("span", { class: "name" }, r.node.layer && r.w > 70 ? r.node.layer.op + " " : "", r.node.layer ? make("span", { class: "faint" }, label) : label));
     if (group) element.querySelector(".name").append(make("span", { class: "faint" }, ` ${part}`));
     else if (r.w > 46 && r.h > 38) element.append(make("span", { class: "value" }, r.w > 110 ? `${value} · ${part}` : value));
     cells.push(element);
@@ -81,8 +81,15 @@ function treemap() {
     function drawIn(node, x, y, w, h, depth) {
       for (const r of rectangles(sorted(node), x, y, w, h)) {
         if (r.w * r.h < 6 || found.length >= CELLS) continue;
-        const nested = !r.node.layer && r.w > 64 && r.h > 58 && depth < 5;
-        found.push(cell(r, fullName(r.node), nested));
+        // Modules of which only one other shows are drawn as that one, under both names.
+        let inside = sorted(r.node), label = r.node.name;
+        while (inside.length === 1 && !inside[0].layer) {
+          r.node = inside[0];
+          label += `.${r.node.name}`;
+          inside = sorted(r.node);
+        }
+        const nested = inside.length > 1 && r.w > 64 && r.h > 58 && depth < 5;
+        found.push(cell(r, fullName(r.node), nested, label));
         if (nested) drawIn(r.node, r.x + 3, r.y + 20, r.w - 7, r.h - 24, depth + 1);
       }
     }

@@ -116,6 +116,21 @@ def test_operations_in_a_polynomial_are_read_as_documented() -> None:
             assert value(shown["written"], {"T": t}) == polynomial.evaluate(layer.written, {"T": t})
 
 
+@pytest.mark.parametrize("opset", [13, 18, 25])
+def test_modules_noted_by_the_exporter_outlive_the_conversion_of_old_opsets(tmp_path: Path, opset: int) -> None:
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {opset}]> g (float[2,3] x) => (float[2,3] y) {{
+            a = Relu(x)  b = Softmax(a)  y = Neg(b)
+        }}"""
+    )
+    for node, scopes in zip(
+        proto.graph.node, ("['', 'act', 'relu']", "['', 'blocks', 'blocks.0', 'softmax']", "['', 'neg']"), strict=True
+    ):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert [layer.path for layer in edgec.analyze(tmp_path / "m.onnx").layers] == [("act",), ("blocks", "0"), ()]
+
+
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
