@@ -178,8 +178,9 @@ class _Counter:
                 continue
             first = costlier(a, b)
             if first is None:
+                names = [a.name for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
                 self.warnings.append(
-                    f"If '{node.name}': which branch costs more depends on the free dimensions; its first is counted"
+                    f"If '{node.name}': which branch costs more depends on free dimensions; {names[0]} is counted"
                 )
                 return 1
             return 1 if first else 0

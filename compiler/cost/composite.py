@@ -87,17 +87,19 @@ def _recurrent(gates: int, own: int, uses: tuple[int, ...], default: tuple[str, 
     def rule(op: Op, macs: Dim) -> Work:
         steps, batch = op.x()[:2]
         directions, _, hidden = op.x(2)
-        names = op.attr("activations") or default
-        flops, special = own, 0
-        for name, often in zip(names, uses, strict=False):
+        if not isinstance(directions, int):
+            raise Unknown("how many directions there are is a free dimension")
+        names = op.attr("activations") or default * directions
+        flops = special = 0
+        for name, often in zip(names, uses * directions, strict=True):
             if name not in _ACTIVATIONS:
                 raise Unknown(f"activation {name} is not one of the standard's")
             flops += often * _ACTIVATIONS[name][0]
             special += often * _ACTIVATIONS[name][1]
-        flops += 2 * gates * op.has(3) + 6 * (op.node.op_type == "LSTM" and op.has(7))
-        flops += 2 * sum(uses[: len(default)]) * (op.attr("clip") is not None)
-        units = times(steps, batch, directions, hidden)
-        return Work(plus(d.mul(macs, 2), d.mul(units, flops)), d.mul(units, special))
+        each = own + 2 * gates * op.has(3) + 6 * (op.node.op_type == "LSTM" and op.has(7))
+        each += 2 * sum(uses) * (op.attr("clip") is not None)
+        units = times(steps, batch, hidden)
+        return Work(plus(d.mul(macs, 2), d.mul(units, flops + directions * each)), d.mul(units, special))
 
     return rule
 
@@ -180,7 +182,15 @@ def _resize(op: Op, macs: Dim) -> Work:
     scaled = sum(a != b for a, b in zip(op.x(), op.y(), strict=True))
     if op.attr("antialias", 0) and scaled:
         raise Unknown("the width of an antialiasing filter depends on the scale")
-    return per(op, op.n_out(), _weighted({"linear": 2, "cubic": 4}[mode] ** scaled))
+    return per(op, op.n_out(), _weighted(_width(mode) ** scaled))
+
+
+def _width(mode: str) -> int:
+    """Neighbours along each axis that an interpolation reads."""
+    found = {"nearest": 1, "linear": 2, "bilinear": 2, "cubic": 4, "bicubic": 4}.get(mode)
+    if found is None:
+        raise Unknown(f"mode '{mode}' is not one of the standard's")
+    return found
 
 
 def _weighted(neighbours: int) -> int:
@@ -190,7 +200,7 @@ def _weighted(neighbours: int) -> int:
 
 def _grid_sample(op: Op, macs: Dim) -> Work:
     places = d.mul(op.n_in(1), 3 if op.attr("align_corners", 0) else 4)
-    width = {"nearest": 1, "linear": 2, "bilinear": 2, "cubic": 4, "bicubic": 4}[op.attr("mode", "linear")]
+    width = _width(op.attr("mode", "linear"))
     return Work(plus(places, d.mul(op.n_out(), _weighted(width ** (len(op.x()) - 2)))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -194,6 +195,34 @@ COUNTED: list[tuple[str, list[Port], dict[str, object], tuple[int, int, int, int
         {"hidden_size": 3, "direction": "bidirectional"},
         (7 * 2 * 2 * 9 * 8, 2 * 7 * 2 * 2 * 9 * 8 + 84 * (6 + 5), 84 * 3, 0),
     ),
+    # Forward with tanh, backward with Relu, which is one operation and no transcendental function.
+    (
+        "RNN",
+        [(FLOAT, [7, 2, 5]), (FLOAT, [2, 3, 5]), (FLOAT, [2, 3, 3])],
+        {"hidden_size": 3, "direction": "bidirectional", "activations": ["Tanh", "Relu"]},
+        (7 * 2 * 48, 2 * 7 * 2 * 48 + 42, 42, 0),
+    ),
+    (
+        "QLinearMatMul",
+        [
+            *[(BYTE, [4, 5]), (FLOAT, []), (BYTE, [])],
+            *[(BYTE, [5, 6]), (FLOAT, []), (BYTE, [])],
+            (FLOAT, []),
+            (BYTE, []),
+        ],
+        {},
+        (120, 48, 0, 240 + 20 + 30 + 24),
+    ),
+    (
+        "QLinearConv",
+        [
+            *[(BYTE, [1, 2, 5, 5]), (FLOAT, []), (BYTE, [])],
+            *[(BYTE, [3, 2, 3, 3]), (FLOAT, []), (BYTE, [])],
+            *[(FLOAT, []), (BYTE, []), (TensorProto.INT32, [3])],
+        ],
+        {},
+        (486, 54, 0, 2 * 486 + 50 + 54 + 27 + 27),
+    ),
     # 2 heads, 3 queries, 5 keys of 4, values of 6: scaling, products, softmax; then a mask and a softcap as well.
     (
         "Attention",
@@ -218,6 +247,45 @@ def test_hand_counts(
     found = analyze(node_model(node, ports))
     assert costs(found) == expected
     assert found.unknown == []
+
+
+def with_constants(node: onnx.NodeProto, ports: list[Port], constants: dict[str, np.ndarray]) -> ir.Model:
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info(f"i{k}", *port) for k, port in enumerate(ports)],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    graph.output[0].ClearField("type")
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
+    shapes.infer(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes", "each"),
+    [
+        ("nearest", [1, 2, 8, 8], 0),
+        ("linear", [1, 2, 8, 8], 7),
+        ("linear", [1, 2, 8, 4], 3),
+        ("cubic", [1, 2, 8, 8], 31),
+    ],
+)
+def test_resizing_weighs_the_neighbours_along_the_axes_that_change(mode: str, sizes: list[int], each: int) -> None:
+    node = helper.make_node("Resize", ["i0", "", "", "s"], ["y"], mode=mode)
+    found = analyze(with_constants(node, [(FLOAT, [1, 2, 4, 4])], {"s": np.array(sizes)}))
+    assert costs(found) == (0, each * int(np.prod(sizes)), 0, 0)
+
+
+def test_transforms_are_fast_ones() -> None:
+    node = helper.make_node("DFT", ["i0", "n", "axis"], ["y"])
+    found = analyze(with_constants(node, [(FLOAT, [3, 60, 1])], {"n": np.array(64), "axis": np.array(1)}))
+    assert costs(found) == (0, 3 * 5 * 64 * 6, 0, 0)
+    node = helper.make_node("STFT", ["i0", "step", "w"], ["y"])
+    constants = {"step": np.array(8), "w": np.ones(16, np.float32)}
+    found = analyze(with_constants(node, [(FLOAT, [2, 40, 1])], constants))
+    assert costs(found) == (0, 2 * 4 * (5 * 16 * 4 + 16), 0, 0)
 
 
 def test_a_constant_exponent_is_written_out() -> None:
