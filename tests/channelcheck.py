@@ -56,13 +56,13 @@ class Case:
 
 
 def check_removal(
-    case: Case, dead: Flags, feeds: Arrays | None = None, rtol: float = 1e-4, bound: float = 0.0
+    case: Case, dead: Flags, feeds: Arrays | None = None, rtol: float = 1e-4, atol: float = 0.0
 ) -> ir.Model:
     """Mask a clone, remove from another, run both; the model that is left.
 
     Asserts that both run, that the smaller one passes the checkers, that its inputs and outputs are as before, that
-    shapes are those that removal said, and that every value is equal within `rtol` of its own largest magnitude, or
-    of `bound` where that is larger.
+    shapes are those that removal said, and that every value is equal within `rtol` of its own largest magnitude.
+    `atol` comes on top for models whose activations collapse: onnxruntime's sigmoid errs by 1e-7 anywhere.
     """
     assert not dead[0], "the frozen class is dead"
     assert case.found.fault(dead) is None, "the classes leave a grid that is no array"
@@ -92,7 +92,7 @@ def check_removal(
         if name in said and said[name] is not None:
             known = [n if isinstance(n, int) else m for n, m in zip(said[name], array.shape, strict=True)]
             assert known == list(array.shape), f"{name}: removal said {said[name]}, it is {array.shape}"
-        assert_equal(name, want, array, rtol, bound)
+        assert_equal(name, want, array, rtol, atol)
     return removed
 
 
@@ -119,7 +119,7 @@ def cut(array: np.ndarray, label: tuple[Grid, ...], shrinking: shrink.Shrinking)
     return array
 
 
-def assert_equal(name: str, want: np.ndarray, got: np.ndarray, rtol: float, bound: float = 0.0) -> None:
+def assert_equal(name: str, want: np.ndarray, got: np.ndarray, rtol: float, atol: float = 0.0) -> None:
     """Equal to float error, relative to the largest magnitude; what isn't finite is at the same places."""
     if want.dtype.kind not in "fc":
         assert (want == got).all(), f"{name}: {(want != got).sum()} of {want.size} differ"
@@ -128,5 +128,5 @@ def assert_equal(name: str, want: np.ndarray, got: np.ndarray, rtol: float, boun
     assert (finite == np.isfinite(got)).all(), f"{name}: infinities or NaN at other places"
     if finite.any():
         error = np.abs(want[finite].astype(np.float64) - got[finite]).max()
-        largest = max(float(np.abs(want[finite]).max()), bound)
-        assert error <= rtol * largest, f"{name}: differs by {error:.2g}, of {largest:.2g}"
+        largest = float(np.abs(want[finite]).max())
+        assert error <= rtol * largest + atol, f"{name}: differs by {error:.2g}, of {largest:.2g}"
