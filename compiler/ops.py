@@ -40,6 +40,21 @@ REDUCE = frozenset({
 RESHAPE = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 """The elements stay in order; only the shape changes."""
 
+EXACT = frozenset({
+    "Abs", "Ceil", "CenterCropPad", "Clip", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten",
+    "Floor", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad",
+    "ReduceMax", "ReduceMin", "Relu", "Reshape", "ReverseSequence", "Round", "Sign", "Slice", "SpaceToDepth", "Split",
+    "Squeeze", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
+})  # fmt: skip
+"""Operators whose outputs float16 holds whenever it holds their inputs: they need no rounding of their own."""
+
+PICKS = frozenset({
+    "CenterCropPad", "Compress", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
+    "GlobalMaxPool", "Identity", "MaxPool", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ReverseSequence", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze",
+})  # fmt: skip
+"""Operators whose outputs are among the elements of their first input, or zero: whatever type holds it holds them."""
+
 
 def is_random(node: ir.Node) -> bool:
     """Whether two runs of `node`, or of a graph inside it, may differ."""

@@ -9,17 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, producer, rank, subgraphs
+from ..compiler.ops import EXACT
 from ..compiler.rounding import HALF_MAX, HALF_TINY, is_pair, is_rounded
 
 FLOAT = ir.DataType.FLOAT
-
-EXACT = frozenset({
-    "Abs", "Ceil", "CenterCropPad", "Clip", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten",
-    "Floor", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad",
-    "ReduceMax", "ReduceMin", "Relu", "Reshape", "ReverseSequence", "Round", "Sign", "Slice", "SpaceToDepth", "Split",
-    "Squeeze", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
-})  # fmt: skip
-"""Operators whose outputs float16 holds whenever it holds their inputs: they need no rounding of their own."""
 
 VIEWS = frozenset({
     "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",

@@ -21,7 +21,7 @@ from .polynomial import evaluate, symbols
 from .problem import Problem
 from .sizes import Sizes
 from .walk import Liveness, chosen
-from .widths import is_rounding, is_view
+from .widths import carried_bits, data, hands_on, is_rounding, is_view
 
 
 @dataclass
@@ -126,6 +126,9 @@ class Builder:
                 self.home[out] = self.home[source]
             else:
                 self._own(out)
+        if hands_on(node) and not view and node.outputs[0] not in self.outputs:
+            narrow = carried_bits(node, [self.bits.get(self.home.get(v, v)) for v in data(node)])
+            self.bits[node.outputs[0]] = narrow or self.bits[node.outputs[0]]
         if view and len(self.reads[node]) == 1:
             self.free.add(node)
 

@@ -1,15 +1,22 @@
 """How many bits an element of a value takes, and which nodes only name the same bytes otherwise.
 
 Half precision and integer activations are rounding pairs in a float32 graph (see rounding.py): the value between and
-behind them is kept in the narrow type, and the pair itself is neither an operator nor a copy.
+behind them is kept in the narrow type, and the pair itself is neither an operator nor a copy. What only hands such
+numbers on (Relu, MaxPool, Concat, Transpose) has no pair of its own, and its result is narrow all the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from ..ops import RESHAPE
+from ..graph import is_const
+from ..ops import EXACT, PICKS, RESHAPE
 from ..rounding import is_pair
+
+HALF_BITS = 16
+"""From here on, types are floating-point: what Max, Neg or Clip make of such numbers has the same type."""
 
 VIEWS = RESHAPE | {"Identity"}
 """Operators whose result is their first input's bytes."""
@@ -36,13 +43,49 @@ def _ends(user: ir.Node, value: ir.Value) -> bool:
     return user.inputs[0] is value and user.op_type in ("Cast", "DequantizeLinear") and is_pair(user)
 
 
-def bits(value: ir.Value | None) -> int | None:
-    """Bits of one element of `value` as it is kept between two operators; None for strings and unknown types."""
+def bits(value: ir.Value | None, known: dict[ir.Value, int | None] | None = None) -> int | None:
+    """Bits of one element of `value` as it is kept between two operators; None for strings and unknown types.
+
+    Who asks for many values gives one `known` to all calls, in the graph's order: each is then looked at once.
+    """
+    return _bits(value, {} if known is None else known)
+
+
+def _bits(value: ir.Value | None, known: dict[ir.Value, int | None]) -> int | None:
     kind = None if value is None else value.dtype
     if value is None or kind is None or kind == ir.DataType.STRING:
         return None
-    narrow = _rounded_to(value)
-    return min(kind.bitwidth, narrow) if narrow else kind.bitwidth
+    if value not in known:
+        narrow = _rounded_to(value) or _carried(value, known)
+        known[value] = min(kind.bitwidth, narrow) if narrow else kind.bitwidth
+    return known[value]
+
+
+def _carried(value: ir.Value, known: dict[ir.Value, int | None]) -> int | None:
+    """The bits of rounded inputs, where their maker only hands such numbers on: a Relu of halves is half."""
+    node = value.producer()
+    if node is None or value.is_graph_output() or not hands_on(node):
+        return None
+    return carried_bits(node, [_bits(v, known) for v in data(node)])
+
+
+def hands_on(node: ir.Node) -> bool:
+    """Whether the first output of `node` holds numbers that its inputs' type can hold."""
+    return not node.domain and node.op_type in EXACT and node.outputs[0].dtype == ir.DataType.FLOAT
+
+
+def data(node: ir.Node) -> list[ir.Value]:
+    """The inputs of an operator that hands numbers on from which they can come; constants aside."""
+    read = node.inputs[:1] if node.op_type in PICKS else node.inputs
+    return [v for v in read if v is not None and v.dtype == ir.DataType.FLOAT and not is_const(v)]
+
+
+def carried_bits(node: ir.Node, inputs: Sequence[int | None]) -> int | None:
+    """The bits of what `node` hands on of inputs that have so many: of integers, only what it picks from one input."""
+    if not inputs or None in inputs:
+        return None
+    widest = max(b for b in inputs if b is not None)
+    return widest if node.op_type in PICKS or widest >= HALF_BITS else None
 
 
 def _rounded_to(value: ir.Value) -> int | None:

@@ -159,6 +159,26 @@ def test_a_rounded_value_is_held_in_half_the_bytes() -> None:
     assert min(found.live) == 200 + 200
 
 
+def test_what_only_hands_rounded_values_on_is_as_narrow_as_they_are() -> None:
+    text = "g (float[100] x) => (float[100] y) { a = Exp(x) b = Relu(a) c = Neg(b) d = Max(c, b) y = Exp(d) }"
+    model = load(HEAD + text)
+    insert_pair(next(iter(model.graph)).outputs[0])
+    found = memory(model, Sizes(model))
+    assert [live for live, i in zip(found.live, found.order, strict=True) if list(model.graph)[i].op_type == "Max"] == [
+        600
+    ]
+    assert found.peak == 600  # x and a, b and c and d, d and y: 400 + 200, 3 * 200, 200 + 400
+
+
+def test_what_is_picked_from_integers_stays_integers_and_what_is_computed_does_not() -> None:
+    text = """g (float[1,1,10,10] x) => (float[1,1,10,10] y) <float s = {{0.1}}, int8 z = {{0}}> {{
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) m = {op} y = Exp(m)
+    }}"""
+    for op, bytes_each in (("Relu(d)", 1), ("Neg(d)", 4)):
+        _, found = measured(text.format(op=op))
+        assert found.live[-1] == 100 * bytes_each + 400, op
+
+
 def test_a_value_that_somebody_reads_exactly_keeps_its_bytes_beside_the_rounded_ones() -> None:
     model = load(HEAD + "g (float[100] x) => (float[100] y) { a = Relu(x) b = Exp(a) y = Add(a, b) }")
     a, b = (n.outputs[0] for n in list(model.graph)[:2])

@@ -229,6 +229,16 @@ def test_bits_are_those_of_the_stored_weight_and_of_the_rounded_activation() -> 
     assert layers(model)["MatMul"].bops == 32 * 16 * 8
 
 
+def test_what_hands_rounded_activations_on_keeps_their_bits() -> None:
+    text = """agraph (float[1,4,6,6] x) => (float[1,2,2,2] y) <float[2,4,2,2] w> {
+        e = Exp(x) r = Relu(e) m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r) c = Conv(m, w) y = Neg(c)
+    }"""
+    model = with_weights(text, w=np.ones((2, 4, 2, 2), np.float32))
+    insert_pair(next(iter(model.graph)).outputs[0])
+    assert layers(model)["Conv"].bops == layers(model)["Conv"].macs * 16 * 32  # type: ignore[operator]
+    assert layers(model)["Conv"].read == 4 * 9 * 2 + 32 * 4
+
+
 def test_two_activations_count_with_both_their_bits_through_views() -> None:
     model = load(
         HEAD
