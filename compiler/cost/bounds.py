@@ -94,8 +94,12 @@ def _dim(argument: Any) -> Dim:
     return argument if isinstance(argument, Poly) else int(argument)
 
 
-def at_least(a: Dim, number: int) -> bool:
-    """Whether `a` is certainly no smaller than `number`."""
+CASES = 32
+"""Cases that are looked at to tell which of two sizes is larger: each maximum in them doubles these, at least."""
+
+
+def at_least(a: Dim, number: int, cases: int = CASES) -> bool:
+    """Whether `a` is certainly no smaller than `number`; False when that takes more than so many cases."""
     low, _ = interval(a)
     if low is not None and low >= number:
         return True
@@ -104,8 +108,8 @@ def at_least(a: Dim, number: int) -> bool:
         return False
     choice = _choice(rest)
     if choice is not None:
-        enough, cases = choice
-        return enough(at_least(case, 0) for case in cases)
+        enough, found = choice
+        return cases >= len(found) and enough(at_least(case, 0, cases // len(found)) for case in found)
     return _all_positive(rest) or _all_positive(_without_quotients(rest))
 
 
@@ -243,6 +247,82 @@ def quotient(a: Dim, b: Dim) -> Dim | None:
 
 def _order(term: tuple[Monomial, int]) -> tuple[int, str]:
     return len(term[0]), repr(term[0])
+
+
+def tidy(a: Dim) -> Dim:
+    """The same size, halves put together: n - floor(n / 2) is ceil(n / 2), and both halves together are n."""
+    if not isinstance(a, Poly):
+        return a
+    found = dict(a.terms)
+    quotients = {x for m in found for x in m if isinstance(x, tuple) and x[0] == "floor"}
+    changed = False
+    for half in sorted(quotients, key=repr):
+        whole, other = _halved(half)
+        if whole is None or other is None:
+            continue
+        for monomial in [m for m in found if half in m]:
+            rest = _divided(monomial, half)
+            for gone, kept, sign in ((whole, other, -1), (other, whole, 1)):
+                changed |= _merge(found, (rest, half, gone, kept), sign)
+    return tidy(of(found)) if changed else a
+
+
+def _halved(half: tuple[object, ...]) -> tuple[Atom | None, Atom | None]:
+    """Of floor(n / 2) or floor((n + 1) / 2) n and the other half, where all three are single atoms."""
+    above, by = map(_dim, half[1:])
+    if not isinstance(by, int) or by % 2:
+        return None, None
+    step = by // 2
+    doubled = certain(floor_div(above, step))
+    up = isinstance(doubled, Poly) and ((), 1) in doubled.terms
+    whole = d.sub(doubled, int(up))
+    other = certain(floor_div(d.add(above, -step if up else step), by))
+    atoms = [x.terms[0][0][0] if isinstance(x, Poly) and _is_atom(x) else None for x in (whole, other)]
+    return atoms[0], atoms[1]
+
+
+def _divided(monomial: Monomial, atom: Atom) -> Monomial:
+    rest = list(monomial)
+    rest.remove(atom)
+    return tuple(rest)
+
+
+def _merge(found: dict[Monomial, int], atoms: tuple[Monomial, Atom, Atom, Atom], sign: int) -> bool:
+    """Replace half + sign · gone by sign · kept (times the rest), as often as they are there; whether any was."""
+    rest, half, gone, kept = atoms
+    ((first, _),), ((second, _),), ((third, _),) = (
+        d.product([d.atom(x) for x in (*rest, last)]).terms
+        for last in (half, gone, kept)  # type: ignore[union-attr]
+    )
+    a, b = found.get(first, 0), found.get(second, 0) * sign
+    count = min(a, b) if a > 0 else max(a, b)
+    if a * b <= 0:
+        return False
+    found[first] -= count
+    found[second] -= count * sign
+    found[third] = found.get(third, 0) + count * sign
+    return True
+
+
+MOST_PARTS = 150
+"""Parts that a size may be written with. One that needs more would say nothing, and its products would never end."""
+
+
+def is_intricate(a: Dim) -> bool:
+    """Whether a size has too many parts to be worked with."""
+    return isinstance(a, Poly) and _parts(a, MOST_PARTS) < 0
+
+
+def _parts(a: Dim, left: int) -> int:
+    """How many of so many parts are left over; negative when there are more."""
+    for monomial, _ in a.terms if isinstance(a, Poly) else ():
+        left -= 1
+        for atom in monomial:
+            for argument in atom[1:] if isinstance(atom, tuple) else ():
+                left = _parts(_dim(argument), left - 1)
+                if left < 0:
+                    return left
+    return left
 
 
 def truncated(a: Dim, b: Dim) -> Dim | None:

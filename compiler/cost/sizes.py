@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from .. import dims as d
 from .. import graph
-from ..dims import Dim
+from ..dims import Dim, Poly
 from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
 from . import bounds, size_counts, size_elements, size_flow, size_moves, size_products, size_rules, size_windows
@@ -56,6 +57,7 @@ class Sizes(ShapeValues):
         self.limits: dict[str, Dim] = {}
         self.why: dict[ir.Value, str] = {}
         self._dims: dict[ir.Value, list[Dim] | None] = {}
+        self._tidied: dict[Dim, Dim] = {}
         for value in model.graph.inputs:
             self._dims[value] = self._declared(value, trusted=True)
         self.visit(model.graph)
@@ -150,7 +152,18 @@ class Sizes(ShapeValues):
             hints = shape if len(shape) == len(result) else (None,) * len(result)
             pairs = enumerate(zip(result, hints, strict=True))
             result = [self._known(out, i, hint, node) if dim is None else dim for i, (dim, hint) in pairs]
-        self._dims[out] = result  # type: ignore[assignment]
+        self._dims[out] = None if result is None else [self._short(out, i, dim) for i, dim in enumerate(result)]
+
+    def _short(self, value: ir.Value, axis: int, dim: Dim | None) -> Dim:
+        if type(dim) is int:
+            return dim
+        assert dim is not None
+        found = self._tidied.get(dim)
+        if found is None:
+            found = self._tidied[dim] = bounds.tidy(dim)
+        if bounds.is_intricate(found):
+            return self.counted(value, axis, f"too long to be written down: {value.name}, axis {axis}")
+        return found
 
     def _known(self, value: ir.Value, axis: int, dim: int | str | None, node: ir.Node | None) -> Dim:
         if isinstance(dim, int) and dim >= 0:
@@ -189,4 +202,15 @@ class Sizes(ShapeValues):
     def _follow(self, node: ir.Node) -> None:
         results: Any = size_elements.RULES[node.op_type](self, node)
         for out, array in zip(node.outputs, results if isinstance(results, list) else [results], strict=False):
+            if array is not None and array.size <= MOST and any(isinstance(x, Poly) for x in array.flat):
+                array = self._tidy(array)
             self.set_elements(out, array)
+
+    def _tidy(self, array: Elements) -> Elements:
+        """Halves put together; nothing is known of what is too intricate."""
+
+        def one(x: Any) -> Any:
+            found = bounds.tidy(x) if isinstance(x, Poly) else x
+            return None if isinstance(found, Poly) and bounds.is_intricate(found) else found
+
+        return np.asarray(np.frompyfunc(one, 1, 1)(array), dtype=object)

@@ -53,7 +53,7 @@ MADE = st.recursive(LEAVES, _combined, max_leaves=6)
 @given(made=MADE, sizes=SIZES)
 def test_every_operation_is_right_at_every_size(made: Made, sizes: dict[str, int]) -> None:
     size, wanted = made
-    assert evaluate(size, sizes) == wanted(sizes)
+    assert evaluate(size, sizes) == evaluate(bounds.tidy(size), sizes) == wanted(sizes)
     low, high = bounds.interval(size)
     assert (low is None or low <= wanted(sizes)) and (high is None or high >= wanted(sizes))
 
@@ -93,6 +93,25 @@ def test_ascii_is_an_expression_of_the_same_value(made: Made, sizes: dict[str, i
 )
 def test_text(size: Dim, wanted: str) -> None:
     assert text(size) == wanted
+
+
+def test_halves_are_put_together() -> None:
+    half = bounds.certain(bounds.floor_div(T, 2))
+    quarter = bounds.certain(bounds.floor_div(H, 4))
+    assert bounds.tidy(d.add(half, bounds.ceil_div(T, 2))) == T
+    assert bounds.tidy(d.mul(B, d.sub(T, half))) == d.mul(B, bounds.ceil_div(T, 2))
+    # Padded to an even number: what merging patches does with a row of them.
+    padded = d.add(quarter, bounds.certain(bounds.modulo(quarter, 2)))
+    assert text(bounds.tidy(padded)) == "2·⌊(H + 4)/8⌋"
+
+
+def test_a_question_with_too_many_cases_is_not_answered() -> None:
+    """Each maximum doubles the cases: with thirty of them, the answer would take minutes."""
+    size: Dim = 0
+    for i in range(30):
+        size = d.add(size, d.sub(d.atom(("max", T, d.atom(f"S{i}"))), d.atom(("max", H, d.atom(f"R{i}")))))
+    assert not bounds.at_least(size, 0)
+    assert bounds.is_intricate(size) and not bounds.is_intricate(bounds.maximum([T, H]))
 
 
 # --- growth ----------------------------------------------------------------------------------------------------------
