@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: what is contracted is tied to the weight that reads it; outputs get new ids."""
+"""Convolutions and Gemm: what is contracted is tied to the weight that reads it; outputs get new ids."""
 
 from __future__ import annotations
 
@@ -101,81 +101,3 @@ def _gemm(s: Step) -> None:
     elif s.value(2) is not None:
         return
     s.emit([*rows, Grid(ids, (1,), zero)])
-
-
-@rule("MatMul")
-def _matmul(s: Step) -> None:
-    """Batch axes meet by broadcasting; the contracted axes are tied, or zero on one side if both are computed."""
-    a, b = len(s.dims(0)), len(s.dims(1))
-    if a < 2 or b < 2:
-        return
-    rank = max(a, b)
-    ka, kb = a - 1, b - 2
-    name = rank + 1  # the contracted axis, as an axis of a value that has batch axes, rows, columns and it
-    left = {**_batch(s, 0, rank), a - 2: rank - 2, ka: name}
-    right = {**_batch(s, 1, rank), b - 1: rank - 1, kb: name}
-    one, two = s.const(0) is not None, s.const(1) is not None
-    if one and two:
-        return
-    if one or two:
-        _with_weight(s, 0 if two else 1, left if two else right, right if two else left, name, rank)
-    else:
-        _with_activation(s, left, right, name)
-
-
-def _batch(s: Step, i: int, rank: int) -> dict[int, int]:
-    """Batch axes of an operand that aren't stretched → axes of the output."""
-    dims, out = s.dims(i), s.out_dims()
-    shift = rank - len(dims)
-    return {x: x + shift for x in range(len(dims) - 2) if dims[x] != 1 or out[x + shift] == 1}
-
-
-def _with_weight(s: Step, i: int, own: dict[int, int], other: dict[int, int], name: int, rank: int) -> None:
-    """Input i is computed, the other is a constant."""
-    weight = s.const(1 - i)
-    assert weight is not None
-    axis_of = {to: axis for axis, to in other.items()}
-    width = s.dims(1 - i)
-    kept = []
-    for g in s.carry(i, own):
-        meets = [d for d, axis in enumerate(g.axes) if axis in axis_of and width[axis_of[axis]] != 1]
-        if meets and name in g.axes:
-            ids = g.ids if len(meets) == g.ids.ndim else s.atoms.slab(g.ids, meets)
-            s.coupling.hold(weight, ids, [axis_of[g.axes[d]] for d in meets])
-        elif meets:
-            # Batch axes that the weight has, too: it loses the same matrices.
-            s.coupling.hold(weight, s.atoms.slab(g.ids, meets), [axis_of[g.axes[d]] for d in meets])
-        rest = [d for d, axis in enumerate(g.axes) if axis != name]
-        if rest:
-            ids = g.ids if len(rest) == g.ids.ndim else s.atoms.slab(g.ids, rest)
-            kept.append(Grid(ids, tuple(g.axes[d] for d in rest), g.zero))
-    column = rank - 1 if i == 0 else rank - 2
-    if len(width) == 2:
-        ids = s.coupling.held(weight, axis_of[column])
-        kept.append(Grid(ids, (column,), True))
-    s.emit(kept, meet=any)
-
-
-def _with_activation(s: Step, left: dict[int, int], right: dict[int, int], name: int) -> None:
-    """Both are computed: what is contracted may only go where it is zero on one side."""
-    grids = [s.carry(0, left), s.carry(1, right)]
-    out = s.out_dims()
-    for i, part in enumerate(grids):
-        others = {a for g in grids[1 - i] for a in g.axes}
-        own_map, other_map = (left, right) if i == 0 else (right, left)
-        for g in part:
-            for axis in g.axes:
-                # A batch axis or the contracted one that the other operand has in full, but can't lose.
-                shared = axis in own_map.values() and axis in other_map.values()
-                if shared and axis not in others and (axis == name or out[axis] != 1):
-                    s.coupling.veto(g, axis)
-    merged = s.coupling.merge([g for part in grids for g in part], any)
-    kept = []
-    for g in merged:
-        if name in g.axes and not g.zero:
-            s.coupling.veto(g, name)
-        rest = [d for d, axis in enumerate(g.axes) if axis != name]
-        if rest:
-            ids = g.ids if len(rest) == g.ids.ndim else s.atoms.slab(g.ids, rest)
-            kept.append(Grid(ids, tuple(g.axes[d] for d in rest), g.zero))
-    s.emit(kept, meet=any)

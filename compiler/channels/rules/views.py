@@ -33,7 +33,7 @@ def _reshape(s: Step) -> None:
     s.const(1)
     (dims, axis_of), (out, out_axis_of) = _parts(s.dims(0)), _parts(s.out_dims())
     last = {a: k for k, a in enumerate(axis_of)}
-    found = [Grid(g.ids, tuple(last[a] for a in g.axes), g.zero) for g in s.keep()]
+    found = [Grid(g.ids, tuple(last[a] for a in g.axes), g.zero) for g in _without_ones(s, s.keep())]
     for here, there in grouped(dims, out):
         touched = [g for g in found if set(g.axes) & set(here)]
         if not touched:
@@ -41,13 +41,16 @@ def _reshape(s: Step) -> None:
         found = [g for g in found if g not in touched]
         wide_here, wide_there = [a for a in here if dims[a] != 1], [a for a in there if out[a] != 1]
         sizes = [n for n in (*(dims[a] for a in here), *(out[a] for a in there)) if isinstance(n, int)]
-        if len(wide_here) == len(wide_there) == 1 and len(touched) == 1 and not _single(touched[0], here, dims):
+        if len(wide_here) == len(wide_there) == 1 and len(touched) == 1:
             g = touched[0]
             found.append(Grid(g.ids, tuple(-1 - wide_there[0] if a in here else a for a in g.axes), g.zero))
         elif len(touched) > 1 or len(sizes) < len(here) + len(there) or not there:
             for g in touched:
                 for a in set(g.axes) & set(here):
                     s.coupling.veto(g, a)
+                rest = [d for d, a in enumerate(g.axes) if a not in here]
+                if rest:
+                    found.append(Grid(s.atoms.slab(g.ids, rest), tuple(g.axes[d] for d in rest), g.zero))
         else:
             made = refold(s.coupling, touched[0], here, sizes[: len(here)], [-1 - a for a in there], sizes[len(here) :])
             found.append(made)
@@ -77,9 +80,17 @@ def _whole(s: Step, grid: Grid, axis_of: Sequence[int]) -> Grid:
     return Grid(grid.ids, axes, grid.zero)
 
 
-def _single(grid: Grid, here: list[int], dims: Sequence[Dim]) -> bool:
-    """Whether the grid lies over an axis of one element in the group."""
-    return any(dims[a] == 1 for a in grid.axes if a in here)
+def _without_ones(s: Step, grids: list[Grid]) -> list[Grid]:
+    """Grids without dimensions of one position, which stays and need not be followed."""
+    found = []
+    for g in grids:
+        wide = [d for d, n in enumerate(g.ids.shape) if n > 1]
+        if not wide:
+            s.atoms.freeze(g.ids)
+        else:
+            ids = g.ids.reshape([g.ids.shape[d] for d in wide])
+            found.append(Grid(ids, tuple(g.axes[d] for d in wide), g.zero))
+    return found
 
 
 def _moved(grids: list[Grid]) -> list[Grid]:
