@@ -124,24 +124,23 @@ class Constants:
         if np.isnan(k).all():
             return
         give = linear.given(np.nan_to_num(k))
-        bias = linear.bias_array()
         if give.any():
-            if bias is None:
+            bias = linear.bias_array(added=True)
+            if bias is None or not np.isfinite(give).all():
                 return
             self._set_bias(linear, bias + give)
         replace_tensor(linear.weight, linear.without_columns(~np.isnan(k)), self.scratch)
         self.changed += 1
 
     def _set_bias(self, linear: Linear, bias: np.ndarray) -> None:
-        node, at, value = linear.node, linear.bias_at, linear.bias
-        graph = node.graph
-        assert at is not None and isinstance(graph, ir.Graph)
-        made = initializer(graph, bias.astype(linear.dtype), f"{linear.weight.name}_bias", self.scratch)
-        while len(node.inputs) <= at:
-            node.resize_inputs(len(node.inputs) + 1)
+        node, at, value = linear.bias_node, linear.bias_at, linear.added
+        assert node is not None and isinstance(node.graph, ir.Graph)
+        made = initializer(node.graph, bias.astype(linear.dtype), f"{linear.weight.name}_bias", self.scratch)
+        if len(node.inputs) <= at:
+            node.resize_inputs(at + 1)
         node.replace_input_with(at, made)
         if value is not None and not value.uses():
-            graph.initializers.pop(str(value.name))
+            node.graph.initializers.pop(str(value.name))
         self.changed += 1
 
     def _binary(self, node: ir.Node) -> Known | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import attr, const, is_const
+from ..graph import attr, const, is_const, sole_user
 from .zeros import alive
 
 
@@ -17,7 +17,8 @@ class Linear:
 
     Attributes:
         in_axis, out_axis: the axes of the input and the output that channels lie on.
-        bias_at: the input that is the bias, or would be; None where the operator has none.
+        bias_node, bias_at: the node of which that input is the bias, or would be: for a MatMul the Add behind it, or
+            none.
         pads: whether positions outside of the input are read as zeros.
     """
 
@@ -28,7 +29,8 @@ class Linear:
     columns: int
     in_axis: int
     out_axis: int
-    bias_at: int | None
+    bias_at: int
+    bias_node: ir.Node | None
     pads: bool
 
     @classmethod
@@ -45,20 +47,22 @@ class Linear:
         if node.op_type == "Conv":
             same = attr(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
             pads = same or any(attr(node, "pads", ()))
-            return cls(node, x, weight, 0, 1, 1, 1, 2, pads) if attr(node, "group", 1) == 1 else None
+            return cls(node, x, weight, 0, 1, 1, 1, 2, node, pads) if attr(node, "group", 1) == 1 else None
         if node.op_type == "Gemm":
             flip = attr(node, "transB", 0)
             plain = not attr(node, "transA", 0) and attr(node, "alpha", 1.0) == attr(node, "beta", 1.0) == 1.0
-            return cls(node, x, weight, 1 - flip, int(flip), 1, 1, 2, False) if plain else None
+            return cls(node, x, weight, 1 - flip, int(flip), 1, 1, 2, node, False) if plain else None
         rank = len(x.shape) if x.shape is not None else 0
         if len(weight.shape) != 2 or rank < 2:
             return None
-        return cls(node, x, weight, 1, 0, rank - 1, rank - 1, None, False)
+        after = sole_user(node.outputs[0], "Add")
+        at = 0 if after is not None and is_const(after.inputs[0]) else 1
+        return cls(node, x, weight, 1, 0, rank - 1, rank - 1, at, after, False)
 
     @property
     def owned(self) -> bool:
         """Whether nobody else reads the weight."""
-        return len(self.weight.uses()) == 1
+        return len(self.weight.uses()) == 1 and not self.weight.is_graph_output()
 
     @property
     def dtype(self) -> np.dtype:
@@ -67,9 +71,14 @@ class Linear:
 
     @property
     def bias(self) -> ir.Value | None:
-        """The bias, constant or not."""
-        inputs = self.node.inputs
-        return inputs[self.bias_at] if self.bias_at is not None and self.bias_at < len(inputs) else None
+        """The bias inside the node, constant or not."""
+        return None if self.bias_node is not self.node else self.added
+
+    @property
+    def added(self) -> ir.Value | None:
+        """What is added to the product, inside the node or right behind it."""
+        inputs = self.bias_node.inputs if self.bias_node is not None else ()
+        return inputs[self.bias_at] if self.bias_at < len(inputs) else None
 
     def array(self) -> np.ndarray:
         found = const(self.weight)
@@ -82,18 +91,24 @@ class Linear:
     def live_columns(self) -> np.ndarray:
         return alive(self.array(), (self.columns,))
 
-    def bias_array(self) -> np.ndarray | None:
-        """A number per row, zeros without a bias; None where it is computed, or not one per row."""
+    def bias_array(self, added: bool = False) -> np.ndarray | None:
+        """A number per row that the node (or the Add behind it) adds; None where it is something else, or nothing can.
+
+        Zeros where nothing is added.
+        """
         count = self.array().shape[self.rows]
-        if self.bias is None:
-            return np.zeros(count)
-        found = const(self.bias)
+        value = self.added if added else self.bias
+        if value is None:
+            return None if added and self.bias_node is None else np.zeros(count)
+        found = const(value)
         if found is None or found.size not in (1, count) or found.shape[-1:] not in ((), (1,), (count,)):
             return None
         return np.broadcast_to(found.reshape(-1).astype(np.float64), count)
 
     def given(self, k: np.ndarray) -> np.ndarray:
-        """What channels that hold the numbers `k` give to each row. Zeros for an operator without a bias."""
+        """What channels that hold the numbers `k` give to each row."""
+        if not k.any():
+            return np.zeros(self.array().shape[self.rows])
         front = np.moveaxis(self.array().take(np.flatnonzero(k), self.columns), (self.rows, self.columns), (0, 1))
         summed = front.reshape(*front.shape[:2], -1).sum(-1, dtype=np.float64)
         return np.asarray(summed @ k[k != 0])

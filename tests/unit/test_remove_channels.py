@@ -42,19 +42,90 @@ def test_nothing_zero_nothing_done():
     check_pass(two_convs().model(), RemoveChannels(), rewrites=0)
 
 
-@pytest.mark.parametrize("where", ["filters", "readers"])
-def test_a_filter_alone_or_its_readers_alone_are_not_a_dead_channel_with_a_bias(where):
-    """Zero filters still give their bias; unread channels are a matter of the exact masking before."""
-    net = Net(3)
-    net.node("Conv", ["x", net.weight(8, 3, 1, 1), net.weight(8)], [2, 8, 4, 4])
-    net.node("Conv", [net.last, net.weight(6, 8, 3, 3)], [2, 6, 4, 4], pads=[1] * 4)
+def with_zeros(net: Net, zeros: dict[int, tuple]) -> ir.Model:
+    """The network, with zeros at these positions of the weight of its k-th Conv, MatMul or Gemm."""
     model = passcheck.load(net.model())
-    value = [n for n in model.graph if n.op_type == "Conv"][where == "readers"].inputs[1]
-    array = np.array(value.const_value.numpy())
-    array[(slice(None), 2) if where == "readers" else 2] = 0
-    value.const_value = ir.tensor(array, name=value.name)
-    case = Case.of(model)
-    assert shrink.zero_classes(case.coupling, case.found).sum() == 0
+    linears = [n for n in model.graph if n.op_type in ("Conv", "MatMul", "Gemm")]
+    for k, at in zeros.items():
+        value = linears[k].inputs[1]
+        array = np.array(value.const_value.numpy())
+        array[at] = 0
+        value.const_value = ir.tensor(array, name=value.name)
+    return model
+
+
+def chain(*steps: str, kernel: int = 1, bias: bool = True) -> Net:
+    """Two convolutions with a bias, and what lies between."""
+    net = Net(3)
+    own = net.rng.normal(0, 1, (8, 3, 1, 1)).astype(np.float32)
+    inputs = ["x", net.constant(own), *([net.constant(np.linspace(0.5, 2, 8, dtype=np.float32))] if bias else [])]
+    net.node("Conv", inputs, [2, 8, 4, 4])
+    for op in steps:
+        if op == "GlobalAveragePool":
+            net.node(op, [net.last], [2, 8, 1, 1])
+        elif op == "BatchNormalization":
+            numbers = [np.linspace(a, a + 1, 8, dtype=np.float32) for a in (0.0, -0.5, 0.1, 0.5)]
+            net.node(op, [net.last, *(net.constant(n) for n in numbers)], net.shape)
+        elif op in ("Add", "Mul"):
+            net.node(op, [net.last, net.constant(np.linspace(1, 2, 8, dtype=np.float32).reshape(8, 1, 1))], net.shape)
+        else:
+            net.node(op, [net.last], net.shape)
+    own = net.constant(net.rng.normal(0, 1, (6, 8, kernel, kernel)).astype(np.float32))
+    net.node("Conv", [net.last, own], [2, 6, *net.shape[2:]], pads=[kernel // 2] * 4)
+    return net
+
+
+CONSTANT = (
+    [("Relu",)],
+    [("Sigmoid",), ("Tanh",)],
+    [("HardSwish", "Add"), ("Mul", "LeakyRelu")],
+    [("Softplus", "GlobalAveragePool"), ("Exp", "Neg", "Abs"), ("BatchNormalization", "Relu")],
+)
+
+
+@pytest.mark.parametrize("steps", [s for some in CONSTANT for s in some], ids="-".join)
+def test_the_bias_of_zero_filters_goes_into_their_readers_bias(steps):
+    model = check_pass(with_zeros(chain(*steps), {0: (slice(2, 5),)}), RemoveChannels())
+    expected = 4 if steps[0] == "BatchNormalization" else 5  # its first scale is zero, too
+    assert weights(model, "Conv")[:2] == [(expected, 3, 1, 1), (6, expected, 1, 1)]
+
+
+def test_a_constant_that_is_padded_with_zeros_stays():
+    model = check_pass(with_zeros(chain("Relu", kernel=3), {0: (slice(2, 5),)}), RemoveChannels(), rewrites=0)
+    assert weights(model, "Conv")[0] == (8, 3, 1, 1)
+
+
+def test_a_constant_of_zero_may_be_padded():
+    """Filters of zeros without a bias: their readers' weights needn't be zero."""
+    source = with_zeros(chain("Relu", kernel=3, bias=False), {0: (slice(2, 5),)})
+    assert weights(check_pass(source, RemoveChannels()), "Conv")[:2] == [(5, 3, 1, 1), (6, 5, 3, 3)]
+
+
+@pytest.mark.parametrize("step", ["Relu", "Sigmoid", "BatchNormalization", "Add", "Mul"])
+def test_what_no_weight_reads_goes(step):
+    model = check_pass(with_zeros(chain(step, kernel=3), {1: (slice(None), slice(1, 4))}), RemoveChannels())
+    assert weights(model, "Conv")[:2] == [(5, 3, 1, 1), (6, 5, 3, 3)]
+
+
+def test_what_another_reader_reads_stays():
+    net = chain("Relu")
+    relu = net.nodes[1].output[0]
+    net.node("Conv", [relu, net.constant(net.rng.normal(0, 1, (6, 8, 1, 1)).astype(np.float32))], [2, 6, 4, 4])
+    net.node("Add", [net.nodes[2].output[0], net.last], net.shape)
+    check_pass(with_zeros(net, {1: (slice(None), slice(1, 4))}), RemoveChannels(), rewrites=0)
+
+
+def test_a_hidden_unit_of_tokens():
+    """The bias of a MatMul is the Add behind it."""
+    net = Net(4, as_tokens=True)
+    for k, (rows, columns) in enumerate(((5, 8), (8, 6))):
+        net.node("MatMul", [net.last, net.constant(net.rng.normal(0, 1, (rows, columns)).astype(np.float32))],
+                 [2, 6, columns])  # fmt: skip
+        net.node("Add", [net.constant(np.linspace(1, 2, columns, dtype=np.float32)), net.last], net.shape)
+        if not k:
+            net.node("Relu", [net.last], net.shape)
+    model = check_pass(with_zeros(net, {0: (slice(None), slice(0, 3))}), RemoveChannels())
+    assert weights(model, "MatMul")[:2] == [(5, 5), (5, 6)]
 
 
 def test_rows_of_heads_keep_equally_many():
@@ -85,7 +156,8 @@ def test_a_bias_that_layers_share_by_accident():
     net = Net(5)
     zeros = net.constant(np.zeros(8, np.float32))
     for channels in (3, 8, 8):
-        net.node("Conv", [net.last, net.weight(8, channels, 1, 1), zeros], [2, 8, 4, 4])
+        own = net.constant(net.rng.normal(0, 0.3, (8, channels, 1, 1)).astype(np.float32))
+        net.node("Conv", [net.last, own, zeros], [2, 8, 4, 4])
         net.node("Relu", [net.last], net.shape)
     model = passcheck.load(net.model())
     first = next(n for n in model.graph if n.op_type == "Conv")
