@@ -107,6 +107,7 @@ class Stored:
         self._weights: dict[ir.Value, Weight | None] = {}
         self._counted: dict[object, int | None] = {}
         self._learned: dict[ir.Value, bool] = {}
+        self._bits: dict[ir.Value, int | None] = {}
         self._held: dict[ir.Node, Held] = {}
         owned: set[object] = set()
         for node in _all_nodes(model.graph):
@@ -281,7 +282,7 @@ class Stored:
                 return weight.width
             node = value.producer()
             moved = node is not None and not node.domain and node.op_type in VIEWS | {"Transpose"}
-            width = bits(value)
+            width = bits(value, self._bits)
             if not moved or node is None or (width is not None and value.dtype and width < value.dtype.bitwidth):
                 return width or 0
             value = node.inputs[0]

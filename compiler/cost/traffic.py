@@ -40,6 +40,7 @@ class Traffic:
         self._made_of: dict[ir.Value, frozenset[ir.Value]] = {}
         self._stored: dict[ir.Value, Dim] = {}
         self._held: dict[ir.Value, Dim] = {}
+        self._bits: dict[ir.Value, int | None] = {}
 
     def of(self, op: Op) -> tuple[Dim, Dim]:
         """Bytes read and written in one run of a node. Raises Unknown."""
@@ -54,7 +55,7 @@ class Traffic:
             if value is None or value in unread:
                 continue
             if kind in PICKS and value is op.inputs[0]:
-                read = d.add(read, _bytes(value, op.n_out()))
+                read = d.add(read, self._bytes(value, op.n_out()))
             elif self.live.is_constant(value):
                 read = d.add(read, self.stored(op, value))
             else:
@@ -69,7 +70,7 @@ class Traffic:
         """Bytes of a value between two operators."""
         found = self._held.get(value)
         if found is None:
-            found = self._held[value] = _bytes(value, op.count(value))
+            found = self._held[value] = self._bytes(value, op.count(value))
         return found
 
     def stored(self, op: Op, value: ir.Value) -> Dim:
@@ -100,11 +101,10 @@ class Traffic:
             self._made_of[value] = found
         return found
 
-
-def _bytes(value: ir.Value, count: Dim) -> Dim:
-    width = bits(value)
-    if width is None:
-        raise Unknown(f"the element type of '{value.name}' is not known, or has no size")
-    if not width % 8:
-        return d.mul(count, width // 8)
-    return ceil_div(d.mul(count, width), 8)
+    def _bytes(self, value: ir.Value, count: Dim) -> Dim:
+        width = bits(value, self._bits)
+        if width is None:
+            raise Unknown(f"the element type of '{value.name}' is not known, or has no size")
+        if not width % 8:
+            return d.mul(count, width // 8)
+        return ceil_div(d.mul(count, width), 8)

@@ -7,7 +7,7 @@ numbers on (Relu, MaxPool, Concat, Transpose) has no pair of its own, and its re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -46,27 +46,40 @@ def _ends(user: ir.Node, value: ir.Value) -> bool:
 def bits(value: ir.Value | None, known: dict[ir.Value, int | None] | None = None) -> int | None:
     """Bits of one element of `value` as it is kept between two operators; None for strings and unknown types.
 
-    Who asks for many values gives one `known` to all calls, in the graph's order: each is then looked at once.
+    Who asks for many values gives one `known` to all calls: each value is then looked at once.
     """
-    return _bits(value, {} if known is None else known)
-
-
-def _bits(value: ir.Value | None, known: dict[ir.Value, int | None]) -> int | None:
-    kind = None if value is None else value.dtype
-    if value is None or kind is None or kind == ir.DataType.STRING:
+    if value is None:
         return None
-    if value not in known:
-        narrow = _rounded_to(value) or _carried(value, known)
-        known[value] = min(kind.bitwidth, narrow) if narrow else kind.bitwidth
+    known = {} if known is None else known
+    waiting = [value]
+    while waiting:  # a chain of operators that hand numbers on may be long: no recursion
+        current = waiting[-1]
+        missing = [v for v in _carriers(current) if v not in known] if current not in known else []
+        if missing:
+            waiting += missing
+            continue
+        waiting.pop()
+        if current not in known:
+            known[current] = _bits(current, known)
     return known[value]
 
 
-def _carried(value: ir.Value, known: dict[ir.Value, int | None]) -> int | None:
-    """The bits of rounded inputs, where their maker only hands such numbers on: a Relu of halves is half."""
-    node = value.producer()
-    if node is None or value.is_graph_output() or not hands_on(node):
+def _bits(value: ir.Value, known: Mapping[ir.Value, int | None]) -> int | None:
+    """The same, where the values that `value` is carried over from are known."""
+    kind, node = value.dtype, value.producer()
+    if kind is None or kind == ir.DataType.STRING:
         return None
-    return carried_bits(node, [_bits(v, known) for v in data(node)])
+    narrow = _rounded_to(value)
+    carriers = _carriers(value) if narrow is None else []
+    if narrow is None and carriers and node is not None:
+        narrow = carried_bits(node, [known[v] for v in carriers])
+    return min(kind.bitwidth, narrow) if narrow else kind.bitwidth
+
+
+def _carriers(value: ir.Value) -> list[ir.Value]:
+    """The values whose numbers `value` holds, where its maker only hands them on: a Relu of halves is half."""
+    node = value.producer()
+    return [] if node is None or value.is_graph_output() or not hands_on(node) else data(node)
 
 
 def hands_on(node: ir.Node) -> bool:
