@@ -70,7 +70,7 @@ def _atom(atom: Atom) -> Interval:
     if isinstance(atom, str):
         return 0 if atom.startswith(COUNTED) else 1, None
     name, *arguments = atom
-    found = [interval(_dim(a)) for a in arguments]
+    found = [interval(argument(a)) for a in arguments]
     if name in ("max", "min"):
         pick = max if name == "max" else min
         lows, highs = [lo for lo, _ in found if lo is not None], [hi for _, hi in found if hi is not None]
@@ -84,14 +84,15 @@ def _atom(atom: Atom) -> Interval:
         (lo, hi), (least, _) = found
         if least is None or least < 1 or (name == "div" and (lo is None or lo < 0)):
             return None, None
-        number = _dim(arguments[1])
+        number = argument(arguments[1])
         low = None if lo is None or lo < 0 else lo // number if isinstance(number, int) else 0
         return low, None if hi is None else hi // least
     return None, None
 
 
-def _dim(argument: Any) -> Dim:
-    return argument if isinstance(argument, Poly) else int(argument)
+def argument(x: Any) -> Dim:
+    """What an operation is applied to, as a size."""
+    return x if isinstance(x, Poly) else int(x)
 
 
 CASES = 32
@@ -123,7 +124,7 @@ def _choice(a: Poly) -> tuple[Callable[[Iterable[bool]], bool], list[Dim]] | Non
                 rest = monomial[:i] + monomial[i + 1 :]
                 other = d.sub(a, Poly(((monomial, factor),)))
                 scale: Dim = Poly(((rest, factor),)) if rest else factor
-                return enough, [d.add(other, d.mul(scale, _dim(x))) for x in atom[1:]]
+                return enough, [d.add(other, d.mul(scale, argument(x))) for x in atom[1:]]
     return None
 
 
@@ -152,7 +153,7 @@ def _without_quotients(a: Poly) -> Dim:
     for monomial, factor, quotients in found:
         part: Dim = Poly(((monomial, factor * common),)) if monomial else factor * common
         if len(quotients) == 1:
-            inner, by = map(_dim, quotients[0][1:])
+            inner, by = map(argument, quotients[0][1:])
             assert isinstance(by, int)
             rest = list(monomial)
             rest.remove(quotients[0])
@@ -209,7 +210,7 @@ def _floor(a: Dim, b: int) -> Dim:
         if isinstance(inner, tuple) and inner[0] == "floor" and isinstance(inner[2], int):
             # floor((floor(x / m) + p) / b) = floor((x + m·p) / (m·b))
             others = d.sub(a, d.atom(inner))
-            return certain(floor_div(d.add(_dim(inner[1]), d.mul(others, inner[2])), inner[2] * b))
+            return certain(floor_div(d.add(argument(inner[1]), d.mul(others, inner[2])), inner[2] * b))
     common = math.gcd(b, *(factor for monomial, factor in a.terms if monomial))
     if common > 1:
         shared = {m: factor // common for m, factor in a.terms}
@@ -249,82 +250,6 @@ def _order(term: tuple[Monomial, int]) -> tuple[int, str]:
     return len(term[0]), repr(term[0])
 
 
-def tidy(a: Dim) -> Dim:
-    """The same size, halves put together: n - floor(n / 2) is ceil(n / 2), and both halves together are n."""
-    if not isinstance(a, Poly):
-        return a
-    found = dict(a.terms)
-    quotients = {x for m in found for x in m if isinstance(x, tuple) and x[0] == "floor"}
-    changed = False
-    for half in sorted(quotients, key=repr):
-        whole, other = _halved(half)
-        if whole is None or other is None:
-            continue
-        for monomial in [m for m in found if half in m]:
-            rest = _divided(monomial, half)
-            for gone, kept, sign in ((whole, other, -1), (other, whole, 1)):
-                changed |= _merge(found, (rest, half, gone, kept), sign)
-    return tidy(of(found)) if changed else a
-
-
-def _halved(half: tuple[object, ...]) -> tuple[Atom | None, Atom | None]:
-    """Of floor(n / 2) or floor((n + 1) / 2) n and the other half, where all three are single atoms."""
-    above, by = map(_dim, half[1:])
-    if not isinstance(by, int) or by % 2:
-        return None, None
-    step = by // 2
-    doubled = certain(floor_div(above, step))
-    up = isinstance(doubled, Poly) and ((), 1) in doubled.terms
-    whole = d.sub(doubled, int(up))
-    other = certain(floor_div(d.add(above, -step if up else step), by))
-    atoms = [x.terms[0][0][0] if isinstance(x, Poly) and _is_atom(x) else None for x in (whole, other)]
-    return atoms[0], atoms[1]
-
-
-def _divided(monomial: Monomial, atom: Atom) -> Monomial:
-    rest = list(monomial)
-    rest.remove(atom)
-    return tuple(rest)
-
-
-def _merge(found: dict[Monomial, int], atoms: tuple[Monomial, Atom, Atom, Atom], sign: int) -> bool:
-    """Replace half + sign · gone by sign · kept (times the rest), as often as they are there; whether any was."""
-    rest, half, gone, kept = atoms
-    ((first, _),), ((second, _),), ((third, _),) = (
-        d.product([d.atom(x) for x in (*rest, last)]).terms
-        for last in (half, gone, kept)  # type: ignore[union-attr]
-    )
-    a, b = found.get(first, 0), found.get(second, 0) * sign
-    count = min(a, b) if a > 0 else max(a, b)
-    if a * b <= 0:
-        return False
-    found[first] -= count
-    found[second] -= count * sign
-    found[third] = found.get(third, 0) + count * sign
-    return True
-
-
-MOST_PARTS = 150
-"""Parts that a size may be written with. One that needs more would say nothing, and its products would never end."""
-
-
-def is_intricate(a: Dim) -> bool:
-    """Whether a size has too many parts to be worked with."""
-    return isinstance(a, Poly) and _parts(a, MOST_PARTS) < 0
-
-
-def _parts(a: Dim, left: int) -> int:
-    """How many of so many parts are left over; negative when there are more."""
-    for monomial, _ in a.terms if isinstance(a, Poly) else ():
-        left -= 1
-        for atom in monomial:
-            for argument in atom[1:] if isinstance(atom, tuple) else ():
-                left = _parts(_dim(argument), left - 1)
-                if left < 0:
-                    return left
-    return left
-
-
 def truncated(a: Dim, b: Dim) -> Dim | None:
     """a / b rounded towards zero, as ONNX divides integers; None for a division by zero."""
     return floor_div(a, b) if at_least(a, 0) and at_least(b, 1) else d.div(a, b)
@@ -352,8 +277,8 @@ def minimum(sizes: Iterable[Dim]) -> Dim:
 def _extreme(name: str, sizes: Iterable[Dim], beats: Any) -> Dim:
     flat: list[Dim] = []
     for size in sizes:
-        inner = size.terms[0][0][0] if isinstance(size, Poly) and _is_atom(size) else None
-        flat += map(_dim, inner[1:]) if isinstance(inner, tuple) and inner[0] == name else [size]
+        inner = size.terms[0][0][0] if isinstance(size, Poly) and is_atom(size) else None
+        flat += map(argument, inner[1:]) if isinstance(inner, tuple) and inner[0] == name else [size]
     kept: list[Dim] = []
     for size in flat:
         if not any(beats(k, size) for k in kept):
@@ -361,5 +286,6 @@ def _extreme(name: str, sizes: Iterable[Dim], beats: Any) -> Dim:
     return kept[0] if len(kept) == 1 else d.atom((name, *sorted(kept, key=repr)))
 
 
-def _is_atom(size: Poly) -> bool:
+def is_atom(size: Poly) -> bool:
+    """Whether a size is nothing but one symbol or operation."""
     return len(size.terms) == 1 and size.terms[0][1] == 1 and len(size.terms[0][0]) == 1

@@ -20,6 +20,7 @@ from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
 from . import bounds, size_counts, size_elements, size_flow, size_moves, size_products, size_rules, size_windows
 from .size_rules import Sized
+from .tidying import is_intricate, tidy
 
 STANDARD = frozenset({"", "ai.onnx"})
 _KINDS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
@@ -160,8 +161,8 @@ class Sizes(ShapeValues):
         assert dim is not None
         found = self._tidied.get(dim)
         if found is None:
-            found = self._tidied[dim] = bounds.tidy(dim)
-        if bounds.is_intricate(found):
+            found = self._tidied[dim] = tidy(dim)
+        if is_intricate(found):
             return self.counted(value, axis, f"too long to be written down: {value.name}, axis {axis}")
         return found
 
@@ -210,7 +211,7 @@ class Sizes(ShapeValues):
         """Halves put together; nothing is known of what is too intricate."""
 
         def one(x: Any) -> Any:
-            found = bounds.tidy(x) if isinstance(x, Poly) else x
-            return None if isinstance(found, Poly) and bounds.is_intricate(found) else found
+            found = tidy(x) if isinstance(x, Poly) else x
+            return None if isinstance(found, Poly) and is_intricate(found) else found
 
         return np.asarray(np.frompyfunc(one, 1, 1)(array), dtype=object)

@@ -15,6 +15,7 @@ from edgec.compiler.cost.analyze import analyze
 from edgec.compiler.cost.growth import at, bind, columns, growth, parse_range, tendency
 from edgec.compiler.cost.polynomial import ascii, degree, evaluate, symbols, text
 from edgec.compiler.cost.records import Analysis
+from edgec.compiler.cost.tidying import is_intricate, tidy
 from edgec.compiler.dims import Dim
 from edgec.compiler.errors import UsageError
 from passcheck import load
@@ -53,7 +54,7 @@ MADE = st.recursive(LEAVES, _combined, max_leaves=6)
 @given(made=MADE, sizes=SIZES)
 def test_every_operation_is_right_at_every_size(made: Made, sizes: dict[str, int]) -> None:
     size, wanted = made
-    assert evaluate(size, sizes) == evaluate(bounds.tidy(size), sizes) == wanted(sizes)
+    assert evaluate(size, sizes) == evaluate(tidy(size), sizes) == wanted(sizes)
     low, high = bounds.interval(size)
     assert (low is None or low <= wanted(sizes)) and (high is None or high >= wanted(sizes))
 
@@ -98,11 +99,11 @@ def test_text(size: Dim, wanted: str) -> None:
 def test_halves_are_put_together() -> None:
     half = bounds.certain(bounds.floor_div(T, 2))
     quarter = bounds.certain(bounds.floor_div(H, 4))
-    assert bounds.tidy(d.add(half, bounds.ceil_div(T, 2))) == T
-    assert bounds.tidy(d.mul(B, d.sub(T, half))) == d.mul(B, bounds.ceil_div(T, 2))
+    assert tidy(d.add(half, bounds.ceil_div(T, 2))) == T
+    assert tidy(d.mul(B, d.sub(T, half))) == d.mul(B, bounds.ceil_div(T, 2))
     # Padded to an even number: what merging patches does with a row of them.
     padded = d.add(quarter, bounds.certain(bounds.modulo(quarter, 2)))
-    assert text(bounds.tidy(padded)) == "2·⌊(H + 4)/8⌋"
+    assert text(tidy(padded)) == "2·⌊(H + 4)/8⌋"
 
 
 def test_a_question_with_too_many_cases_is_not_answered() -> None:
@@ -111,7 +112,7 @@ def test_a_question_with_too_many_cases_is_not_answered() -> None:
     for i in range(30):
         size = d.add(size, d.sub(d.atom(("max", T, d.atom(f"S{i}"))), d.atom(("max", H, d.atom(f"R{i}")))))
     assert not bounds.at_least(size, 0)
-    assert bounds.is_intricate(size) and not bounds.is_intricate(bounds.maximum([T, H]))
+    assert is_intricate(size) and not is_intricate(bounds.maximum([T, H]))
 
 
 # --- growth ----------------------------------------------------------------------------------------------------------
