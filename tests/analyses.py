@@ -78,7 +78,9 @@ def made(text: str = "part", layers: int = 3) -> Analysis:
         totals.parameters += layer.parameters
         for name in ("macs", "flops", "special", "int_ops", "read", "written", "effective_macs", "bops"):
             setattr(totals, name, add(getattr(totals, name), getattr(layer, name)))
-    memory = Memory(mul(190, t), mul(200, t), list(range(layers)), live, [text, "y"], False, {"T": 128}, [text])
+    memory = Memory(
+        mul(190, t), mul(200, t), list(range(layers)), live, [text, "y"], False, {"T": 128}, [text], list(range(layers))
+    )
     return Analysis(
         source=f"models/{text}.onnx",
         symbols={"T": f"input '{text}', axis 1", "#rows": f"known only by running '{text}'"},

@@ -58,6 +58,7 @@ def to_json(
             "peak_given": number(memory.peak_given),
             "optimal": memory.optimal,
             "order": list(memory.order),
+            "layers": list(memory.layers),
             "live": [number(n) for n in memory.live],
             "at_peak": list(memory.at_peak),
             "unsized": list(memory.unsized),

@@ -72,6 +72,8 @@ def analyze(model: ir.Model, source: str = "", *, zeros: bool = False, shapes: S
     found.totals = _totals(layers)
     found.totals.parameters, found.totals.bytes = parameters(model), weight_bytes(model)
     found.totals.peak_activation_bytes = found.memory.peak
+    nodes, index = list(flat.graph), {node: i for i, node in enumerate(counter.nodes)}
+    found.memory.layers = [index.get(nodes[i]) for i in found.memory.order]
     if zeros:
         found.totals.zeros = sum(x.zeros or 0 for x in layers)
     return found

@@ -71,6 +71,7 @@ class Memory:
         optimal: whether no order has a lower peak (proven by exhaustive search), else the best of those tried.
         at: the sizes of the symbols that the order was chosen for.
         unsized: activations whose size is not known, counted as nothing.
+        layers: the layer that runs at each step, by its index; None for a node that is none (a Constant).
     """
 
     peak: Dim = 0
@@ -81,6 +82,7 @@ class Memory:
     optimal: bool = False
     at: dict[str, int] = field(default_factory=dict)
     unsized: list[str] = field(default_factory=list)
+    layers: list[int | None] = field(default_factory=list)
 
 
 @dataclass

@@ -113,8 +113,7 @@ function memory() {
   const host = section("memory", "Memory over time", words, box, list);
   function drawPlot(width) {
     const m = model(), live = m.live, doc = m.doc.memory, peak = Math.max(...live), at = live.indexOf(peak);
-    const given = number(doc.peak_given, m.at), main = m.layers.filter(l => l.raw.depth === undefined || !l.raw.depth);
-    const layerAt = i => main.length === live.length ? main[doc.order[i] ?? i] : null;
+    const given = number(doc.peak_given, m.at), layerAt = i => m.layers[doc.layers[i]] ?? null;
     words.replaceChildren("Activations need at most ", make("b", { id: "peak" }, size(peak)), ` at step ${full(at + 1)} of ${full(live.length)}, ` +
       (doc.optimal ? "in the best order there is" : "in the best order found") +
       (given > peak ? `; in the order of the file ${size(given)}.` : ", which is no worse than that of the file."));

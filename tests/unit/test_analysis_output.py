@@ -131,6 +131,13 @@ def test_modules_noted_by_the_exporter_outlive_the_conversion_of_old_opsets(tmp_
     assert [layer.path for layer in edgec.analyze(tmp_path / "m.onnx").layers] == [("act",), ("blocks", "0"), ()]
 
 
+def test_each_step_of_the_memory_names_its_layer(blocks: Path) -> None:
+    analysis = edgec.analyze(blocks)
+    steps = analysis.memory.layers
+    assert len(steps) == len(analysis.memory.live)
+    assert sorted(i for i in steps if i is not None) == list(range(len(analysis.layers)))
+
+
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
