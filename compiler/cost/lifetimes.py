@@ -110,7 +110,8 @@ class Builder:
 
     def _own(self, value: ir.Value) -> None:
         self.home[value] = value
-        self.bits[value] = value.dtype.bitwidth if value.dtype not in (None, ir.DataType.STRING) else 0
+        kind = value.dtype if value.type is None or isinstance(value.type, ir.TensorType) else None  # no sequences
+        self.bits[value] = 0 if kind is None or kind == ir.DataType.STRING else kind.bitwidth
 
     def _place(self, node: ir.Node) -> None:
         """Give the outputs of `node` their buffers."""

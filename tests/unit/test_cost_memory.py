@@ -32,12 +32,12 @@ def measured(text: str) -> tuple[ir.Model, Memory]:
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Up to seven operators with up to two results each, some kept, some inputs from the start."""
+    """Up to six operators with up to two results each, some kept, some inputs from the start."""
     size = draw(st.lists(st.integers(0, 20), min_size=1, max_size=2))
     start = list(range(len(size)))
     maker = [-1] * len(size)
     p = Problem([], [], [], [], size, start, [], draw(st.integers(0, 3)))
-    for op in range(draw(st.integers(1, 7))):
+    for op in range(draw(st.integers(1, 6))):
         p.reads.append(draw(st.lists(st.integers(0, len(size) - 1), max_size=3, unique=True)))
         p.after.append(sorted({maker[b] for b in p.reads[-1]} - {-1}))
         made = draw(st.lists(st.integers(0, 20), max_size=2))
@@ -206,6 +206,14 @@ def test_constants_and_what_follows_from_shapes_are_no_activations() -> None:
     assert found.peak == Sizes(load(HEAD + "g (float[B,8] x) => (float[B,8] y) { y = Relu(x) }")).nbytes(
         load(HEAD + "g (float[B,8] x) => (float[B,8] y) { y = Relu(x) }").graph.inputs[0]
     )
+
+
+def test_what_has_no_size_that_is_known_is_named_and_counts_nothing() -> None:
+    _, found = measured(
+        "g (float[4] x, int64 i) => (float[4] y) { a = Relu(x) s = SequenceConstruct(a, x) y = SequenceAt(s, i) }"
+    )
+    assert found.unsized == ["s"]
+    assert found.peak == 16 + 16 + 8  # x, a, i
 
 
 def test_outputs_stay_to_the_end() -> None:
