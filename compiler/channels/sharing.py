@@ -52,6 +52,8 @@ def _joined(graph: ir.Graph, value: ir.Value, made: list[ir.Value]) -> None:
     """Let the readers of copies that hold the same tensor still share one of them again."""
     first: dict[int, ir.Value] = {}
     for copy in (value, *made):
+        if graph.initializers.get(str(copy.name)) is not copy:
+            continue  # its reader has got another
         kept = first.setdefault(id(copy.const_value), copy)
         if kept is not copy:
             for use in list(copy.uses()):
