@@ -20,7 +20,7 @@ from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
 from . import bounds, size_counts, size_elements, size_flow, size_moves, size_products, size_rules, size_windows
 from .size_rules import Sized
-from .tidying import is_intricate, tidy
+from .tidying import is_intricate, is_plain, tidy
 
 STANDARD = frozenset({"", "ai.onnx"})
 _KINDS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
@@ -153,11 +153,11 @@ class Sizes(ShapeValues):
             hints = shape if len(shape) == len(result) else (None,) * len(result)
             pairs = enumerate(zip(result, hints, strict=True))
             result = [self._known(out, i, hint, node) if dim is None else dim for i, (dim, hint) in pairs]
-        self._dims[out] = None if result is None else [self._short(out, i, dim) for i, dim in enumerate(result)]
+        if result is not None:
+            result = [dim if is_plain(dim) else self._short(out, i, dim) for i, dim in enumerate(result)]
+        self._dims[out] = result  # type: ignore[assignment]
 
     def _short(self, value: ir.Value, axis: int, dim: Dim | None) -> Dim:
-        if type(dim) is int:
-            return dim
         assert dim is not None
         found = self._tidied.get(dim)
         if found is None:
@@ -203,7 +203,7 @@ class Sizes(ShapeValues):
     def _follow(self, node: ir.Node) -> None:
         results: Any = size_elements.RULES[node.op_type](self, node)
         for out, array in zip(node.outputs, results if isinstance(results, list) else [results], strict=False):
-            if array is not None and array.size <= MOST and any(isinstance(x, Poly) for x in array.flat):
+            if array is not None and array.size <= MOST and not all(map(is_plain, array.flat)):
                 array = self._tidy(array)
             self.set_elements(out, array)
 

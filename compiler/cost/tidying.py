@@ -7,6 +7,11 @@ from ..dims import Atom, Dim, Monomial, Poly
 from .bounds import argument, certain, floor_div, is_atom, of
 
 
+def is_plain(a: object) -> bool:
+    """Whether there is nothing to tidy: a number, or one product of symbols."""
+    return not isinstance(a, Poly) or (len(a.terms) == 1 and all(type(x) is str for x in a.terms[0][0]))
+
+
 def tidy(a: Dim) -> Dim:
     """The same size, halves put together: n - floor(n / 2) is ceil(n / 2), and both halves together are n."""
     if not isinstance(a, Poly):
