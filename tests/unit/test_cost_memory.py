@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 
@@ -49,13 +48,16 @@ def problems(draw: st.DrawFn) -> Problem:
     return p
 
 
-def all_orders(p: Problem) -> Iterator[tuple[int, ...]]:
-    for order in itertools.permutations(range(len(p.after))):
-        if all(before in order[:i] for i, op in enumerate(order) for before in p.after[op]):
-            yield order
+def all_orders(p: Problem, begun: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """Every order that begins so."""
+    if len(begun) == len(p.after):
+        yield begun
+    for op, before in enumerate(p.after):
+        if op not in begun and set(before) <= set(begun):
+            yield from all_orders(p, (*begun, op))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(problems())
 def test_no_order_of_a_small_graph_needs_less(p: Problem) -> None:
     order, optimal = least_memory(p, range(len(p.after)))
@@ -64,7 +66,7 @@ def test_no_order_of_a_small_graph_needs_less(p: Problem) -> None:
     assert max(steps(p, order)) == min(max(steps(p, o)) for o in all_orders(p))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems(), st.integers(0, 20))
 def test_what_is_called_optimal_is_so_however_soon_the_search_gives_up(p: Problem, budget: int) -> None:
     order, optimal = least_memory(p, range(len(p.after)), budget)
@@ -253,7 +255,7 @@ def test_a_model_that_only_hands_on_needs_no_more_than_its_input() -> None:
     assert found.peak == 40 and found.order == [0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_live_bytes_are_those_of_the_order(data: st.DataObject) -> None:
     """A liveness that walks over values and looks ahead for readers gives the same bytes at every step."""
@@ -296,4 +298,4 @@ def test_the_time_grows_with_the_nodes_and_not_faster() -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(4000) < 16 * seconds(500) + 0.05
+    assert seconds(2000) < 16 * seconds(250) + 0.05
