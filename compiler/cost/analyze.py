@@ -11,6 +11,7 @@ from ..dims import Dim
 from ..errors import UsageError
 from ..freeze import Shapes, fix
 from ..graph import subgraphs
+from ..rounding import has_rounding
 from . import modules
 from .arithmetic import work
 from .bounds import COUNTED
@@ -90,7 +91,7 @@ class _Counter:
     def __init__(self, model: ir.Model, sizes: Sizes) -> None:
         self.sizes = sizes
         self.live = Liveness(model, sizes)
-        self.traffic = Traffic(self.live)
+        self.traffic = Traffic(self.live, rounded=has_rounding(model))
         self.paths = modules.paths(model.graph)
         self.counts: dict[ir.Value, Dim] = {}
         self.nodes: list[ir.Node] = []

@@ -15,7 +15,7 @@ from ..graph import const_tensor
 from .bounds import ceil_div
 from .node import Op, Unknown
 from .walk import Liveness
-from .widths import bits, is_view
+from .widths import bits, declared_bits, is_view
 
 PICKS = frozenset({
     "Compress", "Gather", "GatherElements", "GatherND", "SequenceAt", "Slice",
@@ -35,8 +35,9 @@ CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 class Traffic:
     """Reads and writes of nodes, with the constants' bytes as stored."""
 
-    def __init__(self, live: Liveness) -> None:
-        self.live = live
+    def __init__(self, live: Liveness, *, rounded: bool) -> None:
+        """`rounded`: whether there are rounding pairs at all."""
+        self.live, self.rounded = live, rounded
         self._made_of: dict[ir.Value, frozenset[ir.Value]] = {}
         self._stored: dict[ir.Value, Dim] = {}
         self._held: dict[ir.Value, Dim] = {}
@@ -102,7 +103,7 @@ class Traffic:
         return found
 
     def _bytes(self, value: ir.Value, count: Dim) -> Dim:
-        width = bits(value, self._bits)
+        width = bits(value, self._bits) if self.rounded else declared_bits(value)
         if width is None:
             raise Unknown(f"the element type of '{value.name}' is not known, or has no size")
         if not width % 8:

@@ -51,6 +51,8 @@ def bits(value: ir.Value | None, known: dict[ir.Value, int | None] | None = None
     if value is None:
         return None
     known = {} if known is None else known
+    if value in known:
+        return known[value]
     waiting = [value]
     while waiting:  # a chain of operators that hand numbers on may be long: no recursion
         current = waiting[-1]
@@ -64,16 +66,22 @@ def bits(value: ir.Value | None, known: dict[ir.Value, int | None] | None = None
     return known[value]
 
 
+def declared_bits(value: ir.Value) -> int | None:
+    """Bits of one element in the type that `value` is declared with; None for strings and unknown types."""
+    kind = value.dtype
+    return None if kind is None or kind == ir.DataType.STRING else kind.bitwidth
+
+
 def _bits(value: ir.Value, known: Mapping[ir.Value, int | None]) -> int | None:
     """The same, where the values that `value` is carried over from are known."""
-    kind, node = value.dtype, value.producer()
-    if kind is None or kind == ir.DataType.STRING:
+    width, node = declared_bits(value), value.producer()
+    if width is None:
         return None
     narrow = _rounded_to(value)
     carriers = _carriers(value) if narrow is None else []
     if narrow is None and carriers and node is not None:
         narrow = carried_bits(node, [known[v] for v in carriers])
-    return min(kind.bitwidth, narrow) if narrow else kind.bitwidth
+    return min(width, narrow) if narrow else width
 
 
 def _carriers(value: ir.Value) -> list[ir.Value]:
