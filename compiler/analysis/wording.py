@@ -56,7 +56,8 @@ def readable(size: Dim, names: Mapping[str, str], plain: bool = False) -> str:
     """A polynomial, its first terms where it has many. `plain`: in ASCII."""
     size, more = renamed(size, names), ""
     if isinstance(size, Poly) and len(size.terms) > TERMS:
-        more = f" and {len(size.terms) - TERMS} terms more"
+        left = len(size.terms) - TERMS
+        more = f" and {left} term{'s' * (left > 1)} more"
         ordered = sorted(size.terms, key=lambda t: (-len(t[0]), -abs(t[1]), repr(t[0])))
         size = Poly(tuple(ordered[:TERMS]))
     return (polynomial.ascii(size) if plain else polynomial.text(size)) + more

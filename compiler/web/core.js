@@ -64,7 +64,7 @@ function number(d, at) {
 // `2·B·⌈T/2⌉²` of `2*B*ceil(T/2)^2`; long names of free dimensions by their letters.
 function formula(text, letters = {}) {
   for (const name of Object.keys(letters).sort((a, b) => b.length - a.length)) text = text.replaceAll(name, letters[name]);
-  return text.replace(/(ceil|floor)\(([^()]*)\)/g, (_, f, x) => f === "ceil" ? `⌈${x}⌉` : `⌊${x}⌋`).replaceAll("*", "·")
+  return text.replace(/(ceil|floor)\(((?:[^()]|\([^()]*\))*)\)/g, (_, f, x) => f === "ceil" ? `⌈${x}⌉` : `⌊${x}⌋`).replaceAll("*", "·")
     .replace(/(?<![\w.^])\d{5,}(?!\w)/g, n => full(+n)).replace(/\^(\d+)/g, (_, n) => [...n].map(c => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join(""));
 }
 
