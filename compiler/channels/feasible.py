@@ -18,6 +18,8 @@ def feasible(found: Solution, dead: Flags, score: np.ndarray | None = None) -> F
     """
     scores = np.zeros(found.count) if score is None else score
     dead, joined = _joined(found, dead), columns(found)
+    # Of a rigid grid whose columns are frozen, rows may go: their classes are moved one by one.
+    joined = np.where(joined == joined[FROZEN], np.arange(found.count) + found.count, joined)
     while True:
         before = int(dead.sum())
         _agree(found, dead, scores)
@@ -84,13 +86,15 @@ def _level(found: Solution, joined: np.ndarray, dead: Flags, score: np.ndarray) 
     counts = [dead[g].sum(1) for g in grids]
     if all((c == c[0]).all() for c in counts):
         return
-    movable = np.zeros(found.count, bool)
+    movable = np.zeros(2 * found.count, bool)
     movable[joined[dead]] = True
     movable[joined[FROZEN]] = False
+    weight = np.zeros(2 * found.count)
+    np.add.at(weight, joined, score)
     for part in cells([np.where(dead[g], joined[g], joined[FROZEN]) for g in grids], movable):
         for members, stay in zip(part.members, part.most(), strict=True):
             if stay < members.size:
-                order = members[np.argsort(score[members], kind="stable")]
+                order = members[np.argsort(weight[members], kind="stable")]
                 dead[np.isin(joined, order[stay:])] = False
 
 
