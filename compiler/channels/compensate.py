@@ -1,4 +1,4 @@
-"""After masking: fit what is left of each linear layer to what it computed before, by least squares, without training."""
+"""After masking: fit what is left of each linear layer to what it computed before, by least squares; no training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compensate(
 def _kept(r: Reader, before: Reader) -> tuple[np.ndarray, np.ndarray] | None:
     """The outputs and inputs that are left; None where something else than whole ones was masked."""
     matrix = r.matrix()
-    outputs, inputs = matrix.any((1, 2)), matrix.any((0, 2))
+    outputs, inputs = (np.asarray(matrix.any(axes)) for axes in ((1, 2), (0, 2)))
     whole = np.array_equal(matrix, before.matrix() * outputs[:, None, None] * inputs[:, None])
     return (outputs, inputs) if whole and outputs.any() and inputs.any() else None
 
