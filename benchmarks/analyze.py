@@ -5,9 +5,9 @@
     python -m benchmarks.analyze ANALYZERS MODELS [--models bert12.legacy ...] [--repeats 5] [--out docs/analyzers]
 
 Run from the repository root with the Python that edgec is installed in. Each figure is the median over whole processes,
-imports included, in rounds over the tools; "analysis" is the part on top of loading, in processor time. `chain10000` has
-10,000 small nodes; `sparse7` has 7 GB of weights in a file beside it, of which nothing is on the disk, so that reading
-them shows in the memory (only edgec is run on it).
+imports included, in rounds over the tools; "analysis" is the part on top of loading, in processor time. `chain10000`
+has 10,000 small nodes; `sparse7` has 7 GB of weights in a file beside it, of which nothing is on the disk, so that
+reading them shows in the memory (only edgec is run on it).
 """
 
 from __future__ import annotations
