@@ -14,6 +14,7 @@ from .errors import UsageError
 EPILOG = """\
 other commands (each has --help):
   edgec analyze MODEL      what does it cost, and where?
+  edgec groups MODEL       what can be pruned, and what hangs on it?
   edgec verify A B         do two models compute the same?
   edgec passes             the passes, with their options
   edgec targets            the targets, and what each can express

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .compilation import Compilation
 
-COMMANDS = ("analyze", "verify", "passes", "targets", "ops")
+COMMANDS = ("analyze", "groups", "verify", "passes", "targets", "ops")
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """What shells give for a program that its reader left, as in `edgec passes | head -1`: 128 and the signal's number."""

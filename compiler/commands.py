@@ -1,4 +1,4 @@
-"""The smaller commands: analyze, verify, passes, targets, ops."""
+"""The smaller commands: analyze, groups, verify, passes, targets, ops."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from . import process
 from .analysis import arguments as analyze
 from .argtypes import error_limit, limit
 from .arguments import SHAPE, check_source
+from .channels import command as groups
 from .freeze import parse_shape
 from .plugins import PASSES, entries, find_pass
 from .targets import ALIASES, TARGETS, find_target
 
 HELP = {
     "analyze": "What a model costs, exactly, and where: MACs, FLOPs, parameters, bytes, memory.",
+    "groups": "Which channels, heads and units can be removed together: the groups that pruning works on.",
     "verify": "Do two models compute the same? Any two that can be loaded; ports are matched by name, else by order.",
     "passes": "The passes that there are, built in and plugged in, with their options.",
     "targets": "The targets that there are, and what each can express.",
@@ -32,6 +34,8 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
     """Declare what a command takes."""
     if name == "analyze":
         analyze.declare(p)
+    if name == "groups":
+        groups.declare(p)
     if name == "verify":
         p.add_argument("a", metavar="A", help="the reference")
         p.add_argument("b", metavar="B", help="the other one")
@@ -52,6 +56,8 @@ def run(name: str, o: argparse.Namespace, console: Callable[[], Any]) -> int:
     """Run a command; returns the exit code."""
     if name == "analyze":
         return _analyze(o, console)
+    if name == "groups":
+        return groups.run(o, console)
     if name == "verify":
         return _verify(o, console)
     tables: dict[str, Callable[[], Table]] = {"passes": _passes, "targets": _targets, "ops": lambda: _ops(o)}
