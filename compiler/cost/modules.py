@@ -20,6 +20,8 @@ Path = tuple[str, ...]
 SCOPES = "pkg.torch.onnx.name_scopes"
 _WRAPPERS = frozenset({"StatefulPartitionedCall", "PartitionedCall", "model_graph", "main_graph"})
 """Names in front of a path that TensorFlow and its converters add."""
+_FUSED = frozenset({"Conv", "ConvTranspose"})
+"""Operators that torch notes under the batch normalisation that it folded into them; their weights know better."""
 _COUNTED = re.compile(r"__\d+$")
 _LEARNED = frozenset({"weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var"})
 
@@ -47,6 +49,8 @@ def written(node: ir.Node, values: Set[str | None] = frozenset()) -> Path | None
     names the nodes that make a value `value/Relu`, and what is between them `value.Relu`.
     """
     scopes = node.metadata_props.get(SCOPES)
+    if scopes and node.op_type in _FUSED and (owner := _of_weights(node)) is not None:
+        return owner
     if scopes:
         # The list of enclosing scopes as Python writes it, the operator last: "['', 'blocks.0', 'matmul']".
         names = [name.strip("'\"") for name in scopes.strip("[]").split(", ")]

@@ -250,6 +250,16 @@ def test_paths_in_torch_s_metadata_come_before_names() -> None:
     assert modules.written(node) == ()
 
 
+def test_a_convolution_is_where_its_weight_is_though_noted_under_the_norm_that_was_folded_into_it() -> None:
+    text = """agraph (float[1,1,4,4] x) => (float[1,1,4,4] y) <float[1,1,1,1] w = {2.0}> { y = Conv(x, w) }"""
+    model = load(HEAD + text)
+    (node,) = model.graph
+    node.metadata_props[modules.SCOPES] = "['', 'stem', 'stem.1', 'getitem']"
+    assert analyze(model).layers[0].path == ("stem", "1")
+    next(iter(model.graph.initializers.values())).name = "stem.0.weight"
+    assert analyze(model).layers[0].path == ("stem", "0")
+
+
 def test_the_name_of_a_value_is_no_module() -> None:
     model = load(HEAD + "agraph (float[2] x) => (float[2] y) { conv = Relu(x) y = Neg(conv) }")
     for node, name in zip(model.graph, ("conv/Relu", "last/Neg"), strict=True):
