@@ -16,6 +16,7 @@ from ..compiler.channels.flow import Coupling, couple
 from ..compiler.channels.importance import element_scores
 from ..compiler.channels.price import Price
 from ..compiler.channels.select import families, search, taken
+from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import mask
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
 from ..compiler.errors import UsageError
@@ -78,6 +79,10 @@ class MaskChannels(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many weights were changed."""
+        with unshared(model):
+            return self._masked(model, ctx)
+
+    def _masked(self, model: ir.Model, ctx: Context) -> int:
         coupling = couple(model)
         found = solve(coupling)
         scores = self._scores(model, coupling, found, ctx)
