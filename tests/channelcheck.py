@@ -110,6 +110,15 @@ def everything(model: ir.Model, feeds: Arrays) -> dict[str, np.ndarray]:
 def cut(array: np.ndarray, label: tuple[Grid, ...], shrinking: shrink.Shrinking) -> np.ndarray:
     """What is left of a value under its label: rows of a grid may each lose other columns."""
     for g in label:
+        free = next((a for d, a in enumerate(g.axes) if array.shape[a] != g.ids.shape[d]), None)
+        if free is not None:
+            # An axis of free size, whose ids repeat: the part that they are for as an axis of its own.
+            shape, n = array.shape, g.ids.shape[g.at(free)]
+            parts = array.reshape(*shape[:free], shape[free] // n, n, *shape[free + 1 :])
+            inner = Grid(g.ids, tuple(a + (a >= free) for a in g.axes), g.zero)
+            parts = cut(parts, (inner,), shrinking)
+            array = parts.reshape(*parts.shape[:free], -1, *parts.shape[free + 2 :])
+            continue
         keeps, last = shrinking.left(g.ids)
         for axis, positions in zip(g.axes, keeps, strict=False):
             array = array.take(positions, axis)

@@ -88,7 +88,7 @@ def _shape(s: Shrinking, node: ir.Node) -> None:
     dims = s.dims(x)
     seen = list(range(len(dims)))[slice(attr(node, "start", 0), attr(node, "end", len(dims)))]
     changes = {k: c for k, a in enumerate(seen) if (c := s.change(x, a)) is not None}
-    if not changes or not out.uses():
+    if not changes or not (out.uses() or out.is_graph_output()):
         return
     graph = node.graph
     assert isinstance(graph, ir.Graph)
@@ -97,7 +97,11 @@ def _shape(s: Shrinking, node: ir.Node) -> None:
     marker = insert_before(node, "Identity", [x], like=out, hint=fresh_name(graph, f"{out.name}_before"))
     graph.remove(marker)
     graph.insert_after(node, marker)
+    is_output = out.is_graph_output()
     replace_value(out, marker.outputs[0])
+    if not is_output:
+        # The name stays with what it had; of an output, it does already.
+        out.name, marker.outputs[0].name = marker.outputs[0].name, out.name
     marker.replace_input_with(0, _adjusted(marker, out, len(seen), fixed, free))
 
 
@@ -116,7 +120,7 @@ def _parts(s: Shrinking, node: ir.Node) -> None:
     axis = attr(node, "axis", 0) % max(len(s.dims(node.outputs[0])), 1)
     sizes = [s.size(out, axis) for out in node.outputs]
     if any(n is not None for n in sizes):
-        given = [n if n is not None else int(s.dims(out)[axis]) for n, out in zip(sizes, node.outputs, strict=True)]  # type: ignore[arg-type]
+        given = [n if n is not None else int(s.dims(out)[axis]) for n, out in zip(sizes, node.outputs, strict=True)]
         assert isinstance(node.graph, ir.Graph)
         split = initializer(node.graph, np.array(given, np.int64), f"{node.name}_split")
         node.attributes.pop("num_outputs", None)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..dims import Dim
-from ..graph import attr, const, initializer, is_const
+from ..graph import attr, const, initializer
 from ..weights import Scratch
 from .flow import Coupling, Hold, grouped
 from .grids import FROZEN, Grid, Ids
@@ -188,11 +188,12 @@ class Shrinking:
     def _regroup(self, node: ir.Node) -> None:
         """As many groups as the weight, cut already, leaves: its axis 1 is what one group reads, or makes."""
         weight, many = node.inputs[1], node.inputs[0] if node.op_type == "Conv" else node.outputs[0]
-        if attr(node, "group", 1) == 1 or weight is None or many is None or not is_const(weight):
+        if attr(node, "group", 1) == 1 or weight is None or many is None:
             return
         channels = self.size(many, 1)
         if channels is not None and weight.shape is not None:
-            node.attributes["group"] = ir.AttrInt64("group", channels // int(weight.shape[1]))  # type: ignore[arg-type]
+            width = self.size(weight, 1) or weight.shape[1]
+            node.attributes["group"] = ir.AttrInt64("group", channels // int(width))  # type: ignore[arg-type]
 
     def constant(self, node: ir.Node, index: int, array: np.ndarray) -> None:
         """Make input `index` of a node another constant."""

@@ -26,9 +26,12 @@ DIVISIONS = ("Div", "Mod", "BitShift", "Pow")
 @rule(*ZERO_TO_ZERO)
 def _keeps_zero(s: Step) -> None:
     zero = None if s.node.op_type != "Shrink" else False
+    if s.node.op_type in ("Identity", "Cast") and (value := s.const(0)) is not None:
+        return s.emit(Grid(s.coupling.held(value, a), (a,), True) for a, n in enumerate(s.dims(0)) if n != 1)
     s.emit(s.keep(zero=zero))
     if len(s.node.outputs) > 1:  # the mask of a Dropout
         s.emit(s.keep(zero=False), 1)
+    return None
 
 
 @rule(*ZERO_TO_OTHER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...graph import attr, is_const
 from ..flow import Step, rule
-from ..grids import Grid, Ids
+from ..grids import FROZEN, Grid, Ids
 
 
 @rule("Conv")
@@ -12,7 +12,7 @@ def _conv(s: Step) -> None:
     """Input channels against the filters' channels, per group; output channels are the filters."""
     weight, bias = s.const(1), s.const(2)
     if weight is None:
-        return
+        return _computed(s, 1, 0, s.ids_at(0, 1), s.carry(0, {0: 0}))
     groups, dims = attr(s.node, "group", 1), [int(n) for n in s.dims(1)]  # type: ignore[arg-type]
     into = s.ids_at(0, 1)
     out, inner = dims[0], dims[1]
@@ -30,6 +30,32 @@ def _conv(s: Step) -> None:
         s.coupling.hold(bias, ids.reshape(-1), [0])
     zero = bias is not None or s.value(2) is None
     s.emit([*batch, Grid(ids.reshape(-1), (1,), zero)])
+    return None
+
+
+def _computed(s: Step, read: int, made: int, into: Ids | None, rest: list[Grid]) -> None:
+    """With a weight that is computed, from integers say: its axis `read` meets the input, `made` gives the output."""
+    groups, dims = attr(s.node, "group", 1), s.dims(1)
+    a, b = s.at(1, read), s.at(1, made)
+    own = groups == 1 and into is not None and a is not None and a.zero
+    each = groups == dims[0] and dims[1] == 1
+    bias = s.const(2)
+    if s.value(2) is not None and (bias is None or len(s.dims(2)) != 1 or s.dims(2)[0] != dims[made]):
+        raise LookupError("its weight and its bias are computed")
+    if not (groups == 1 or each) or b is None or not b.zero:
+        raise LookupError("its weight is computed")
+    ids = s.ids_at(1, made)
+    assert ids is not None
+    if each:
+        s.atoms.tie(ids, FROZEN if into is None else into)
+    elif own:
+        s.atoms.tie(into, s.ids_at(1, read))  # type: ignore[arg-type]
+    else:
+        s.veto(0, 1)
+        s.veto(1, read)
+    if bias is not None:
+        s.coupling.hold(bias, ids, [0])
+    s.emit([*rest, Grid(ids, (1,), True)])
 
 
 @rule("ConvTranspose")
@@ -80,10 +106,12 @@ def _grouped(
 @rule("Gemm")
 def _gemm(s: Step) -> None:
     flip_a, flip_b = attr(s.node, "transA", 0), attr(s.node, "transB", 0)
-    if is_const(s.node.inputs[0]) or s.const(1) is None:
-        return
     weight = s.const(1)
-    assert weight is not None
+    if is_const(s.node.inputs[0]):
+        return None
+    if weight is None:
+        into, rest = s.ids_at(0, 0 if flip_a else 1), s.carry(0, {1 if flip_a else 0: 0}, zero=False)
+        return _computed(s, 1 if flip_b else 0, 0 if flip_b else 1, into, rest)
     into = s.ids_at(0, 0 if flip_a else 1)
     if into is not None:
         s.coupling.hold(weight, into, [1 if flip_b else 0])
@@ -99,5 +127,5 @@ def _gemm(s: Step) -> None:
             for g in rows:
                 s.coupling.veto(g, 0)
     elif s.value(2) is not None:
-        return
-    s.emit([*rows, Grid(ids, (1,), zero)])
+        return None
+    return s.emit([*rows, Grid(ids, (1,), zero)])

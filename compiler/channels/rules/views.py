@@ -18,8 +18,10 @@ from ..grids import FROZEN, Grid, Ids
 def _transpose(s: Step) -> None:
     rank = len(s.dims(0))
     order = attr(s.node, "perm", None) or list(reversed(range(rank)))
-    s.const(0)
-    s.emit(s.carry(0, {a: k for k, a in enumerate(order)}))
+    table = s.const(0)
+    if table is None:
+        return s.emit(s.carry(0, {a: k for k, a in enumerate(order)}))
+    return s.emit(Grid(s.coupling.held(table, a), (k,), True) for k, a in enumerate(order) if s.dims(0)[a] != 1)
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -230,7 +232,8 @@ def _same_in_rows(s: Step, grid: Grid, axis: int, positions: np.ndarray) -> None
     if axis not in grid.axes or grid.ids.ndim == 1 or grid.at(axis) != grid.ids.ndim - 1:
         return
     if positions.size and (np.diff(positions) == 1).all():
-        s.atoms.lay(grid.ids[..., : positions[0]])
+        if positions[0]:
+            s.atoms.lay(grid.ids[..., : positions[0]])
     else:
         s.atoms.align(grid.ids)
 
