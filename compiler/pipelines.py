@@ -53,7 +53,11 @@ TIDY = (
 
 O0 = PREPARE
 O1 = (*PREPARE, *CLEAN, *RECOGNISE, *FOLD, *TIDY)
-O2 = (*O1, "round-weights{bits=8}", "pack-weights")
+
+# Channels that are provably dead go: zero filters, batch-norm scales of zero, what no weight reads.
+SHRINK = ("remove-channels", "remove-dead-code")
+
+O2 = (*O1, *SHRINK, "round-weights{bits=8}", "pack-weights")
 # Searching for the most compression that a budget allows comes on top of O2 as its passes appear.
 O3 = O2
 Os = O2

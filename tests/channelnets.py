@@ -85,7 +85,6 @@ class Net:
     def model(self) -> onnx.ModelProto:
         """With a linear layer on the last value, whose width is the output's: all before is free to shrink."""
         if len(self.shape) == 4:
-            n, c, *_ = self.shape
             conv(self, filters=4, kernel=1)
         else:
             self.node("MatMul", [self.last, self.weight(self.shape[-1], 4)], [*self.shape[:-1], 4])

@@ -213,4 +213,3 @@ PASSES: Mapping[str, Callable[[ir.Node, Known], bool]] = {
     "AveragePool": lambda n, x: _pool(n, x) and _auto(n) and not attr(n, "ceil_mode", 0),
 }
 """Operators whose output holds the same numbers on the same axis, and when."""
-

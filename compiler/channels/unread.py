@@ -111,7 +111,9 @@ class Unread:
 
     def _zero(self, value: ir.Value | None, gone: np.ndarray) -> None:
         array = const(value)
-        if value is None or array is None or array.size != gone.size or len(value.uses()) != 1 or value.is_graph_output():
+        if value is None or array is None or array.size != gone.size:
+            return
+        if len(value.uses()) != 1 or value.is_graph_output():
             return
         flat = array.reshape(-1)
         if flat[gone].any():
@@ -197,8 +199,11 @@ def _sliced(u: Unread, node: ir.Node, i: int, value: ir.Value, axis: int, size: 
     """What is cut off is not read."""
     given = [ints(v) if v is not None else None for v in (*node.inputs[1:5], *[None] * (5 - len(node.inputs)))]
     starts, ends, axes, steps = given
-    if i != 0 or starts is None or ends is None or any(
-        v is not None and g is None for v, g in zip(node.inputs[1:], given, strict=False)
+    if (
+        i != 0
+        or starts is None
+        or ends is None
+        or any(v is not None and g is None for v, g in zip(node.inputs[1:], given, strict=False))
     ):
         return None
     rank = len(value.shape or ())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-import passcheck
 import pytest
 from channelcheck import Case
 from channelnets import Net, conv, linear
-from passcheck import check_pass
 
+import edgec
+import passcheck
 from edgec.compiler.channels import shrink
+from edgec.compiler.pipelines import O2, PREPARE
 from edgec.passes.remove_channels import RemoveChannels
+from passcheck import check_pass
 
 
 def two_convs(seed: int = 0) -> Net:
@@ -179,3 +182,13 @@ def test_an_axis_is_never_emptied():
             v.const_value = ir.tensor(np.zeros(v.shape.numpy(), np.float32), name=v.name)
     model = check_pass(model, RemoveChannels())
     assert weights(model, "Conv") == [(1, 3, 3, 3), (1, 1, 3, 3), (4, 1, 1, 1)]
+
+
+def test_the_default_level_removes_what_is_provably_dead(tmp_path):
+    """Zero filters behind a folded batch norm: -O2 leaves five of eight; and nothing of it is charged as a loss."""
+    source = tmp_path / "m.onnx"
+    onnx.save(ir.to_proto(with_zeros(chain("Relu"), {0: (slice(2, 5),)})), source)
+    with edgec.compile(source, target="onnx", passes=",".join(O2[len(PREPARE) : -2])) as result:
+        assert weights(result.model, "Conv")[:2] == [(5, 3, 1, 1), (6, 5, 1, 1)]
+        record = next(p for p in result.report.passes if p.spec == "remove-channels")
+        assert record.status == "ok" and record.exact is not None
