@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,10 @@ def made(text: str = "part", layers: int = 3) -> Analysis:
         unknown=[f"{layer.name} ({layer.op}): {layer.unknown}" for layer in found if layer.unknown],
         warnings=[f"{text} is odd"],
     )
+
+
+def run_analyze(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`edgec analyze` as a user runs it, in a terminal of 80 columns."""
+    command = [sys.executable, "-m", "edgec.compiler.cli", "analyze", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "80", **variables}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)

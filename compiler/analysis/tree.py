@@ -73,7 +73,8 @@ def rate(figures: dict[str, float]) -> None:
 
 def short_name(layer: Layer) -> str:
     """A node's name without the module that it is in: `MatMul_3` of `/blocks.0/attn/MatMul_3`."""
-    return layer.name.rstrip("/").rpartition("/")[2] or layer.op
+    name = layer.name.strip("/")
+    return (name.rpartition("/")[2] if layer.path else name) or layer.op
 
 
 def _sum_up(node: Module) -> None:

@@ -115,7 +115,7 @@ class Model {
     this.at = { ...doc.sizes };
     this.layers = doc.layers.map((layer, index) => ({
       index, name: layer.name, op: layer.op, path: layer.path, raw: layer, kind: kindOf(layer),
-      short: layer.name.replace(/\/+$/, "").split("/").pop() || layer.op,
+      short: layer.name.replace(/^\/+|\/+$/g, "").split("/").slice(layer.path.length ? -1 : 0).join("/") || layer.op,
       shape: shapeText(layer.outputs[0], letters), figures: {},
     }));
     this.tree = grow(this.layers, doc.source.split("/").pop());
