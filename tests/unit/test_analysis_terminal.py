@@ -22,7 +22,7 @@ import edgec
 from analyses import WIDTH, blocks_macs, made, run_analyze, save_blocks
 from edgec.compiler.analysis import comparison, document, terminal, tree
 from edgec.compiler.cost.devices import DEVICES, device
-from edgec.compiler.cost.records import Analysis
+from edgec.compiler.cost.records import Analysis, Layer
 from edgec.compiler.cost.roofline import roofline
 
 SCHEMA = json.loads(document.SCHEMA.read_text())
@@ -72,6 +72,14 @@ def test_depth_bounds_the_tree(blocks: Path) -> None:
 def test_a_module_with_nothing_but_another_shares_its_line() -> None:
     root = tree.tree(made(layers=1), {"T": 2})
     assert [m.name for m in root.parts.values()] == ["part.0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "short"),
+    [("/a/attn/MatMul_3", ("a", "attn"), "MatMul_3"), ("getitem/Conv", (), "getitem/Conv"), ("", (), "Relu")],
+)
+def test_a_name_is_shown_without_the_module_that_stands_beside_it(name: str, path: tuple[str, ...], short: str) -> None:
+    assert tree.short_name(Layer(name, "Relu", path)) == short
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------------
