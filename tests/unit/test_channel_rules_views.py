@@ -263,3 +263,12 @@ def test_weights_of_convolutions_stored_as_integers() -> None:
         case = net.case(net("Conv", net("Relu", y), net.weight(4, 6, 1, 1)))
         assert count(case) == (0, 12 if groups == 1 else 6)
         removals(case)
+
+
+def test_tables_cut_to_a_free_length() -> None:
+    net = Net(x=(2, "T", 7))
+    y = net("MatMul", "x", net.weight(7, 6))
+    table = net("Slice", net.weight(9, 6), net.ints(0), net("Shape", y, start=1, end=2), net.ints(0))
+    case = net.case(net("MatMul", net("Mul", y, table), net.weight(6, 3)))
+    assert count(case) == (0, 6)
+    removals(case)

@@ -201,6 +201,8 @@ def _slice(s: Step) -> None:
     for i in range(1, 5):
         s.const(i)
     starts, ends, axes, steps = given
+    if s.const(0) is not None:
+        return _cut_table(s, axes)
     if (
         starts is None
         or ends is None
@@ -225,6 +227,15 @@ def _slice(s: Step) -> None:
                 _same_in_rows(s, g, axis, positions)
             grids = [_taken(g, axis, positions) for g in grids]
     return s.emit(grids)
+
+
+def _cut_table(s: Step, axes: Sequence[int] | None) -> None:
+    """Of a constant, angles of as many positions as there are, say: the axes that aren't cut have ids of their own."""
+    table, dims = s.node.inputs[0], s.dims(0)
+    if table is None or axes is None:
+        return
+    cut = {a % len(dims) for a in axes}
+    s.emit(Grid(s.coupling.held(table, a), (a,), True) for a, n in enumerate(dims) if n != 1 and a not in cut)
 
 
 def _same_in_rows(s: Step, grid: Grid, axis: int, positions: np.ndarray) -> None:
