@@ -81,9 +81,9 @@ function switcher() {
 function sideBySide() {
   if (state.models.length < 2) return null;
   const columns = [["macs", count], ["parameters", count], ["weight_bits", bits], ["moved", size], ["flops", count]];
-  // What changed is shown first.
-  const [a, b] = state.models.map(m => m.tree.figures);
-  let metric = (columns.find(([k]) => Math.abs(a[k] - b[k]) > 0.005 * Math.max(a[k], b[k])) ?? columns[0])[0];
+  // What changed most is shown first.
+  const [a, b] = state.models.map(m => m.tree.figures), moved = k => Math.abs(a[k] - b[k]) / Math.max(a[k], b[k], 1);
+  let metric = columns.map(([k]) => k).reduce((best, k) => moved(k) > moved(best) + 0.005 ? k : best);
   const body = make("tbody"), note = make("p", { class: "soft" });
   const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", {}, "module"), ["before", "after", "change"].map(h => make("th", { class: "n" }, h)))), body);
   const host = section("compare", "Before and after, by module", choice("Figure", columns.map(([k]) => [k, METRICS[k].name]), metric, k => { metric = k; draw(); }), make("div", { class: "scroll tall" }, table), note);
@@ -98,7 +98,7 @@ function sideBySide() {
     });
     const all = [...pairs.values()], worth = p => Math.max(p.values[0] ?? 0, p.values[1] ?? 0);
     const kept = new Set(all.filter(p => p.path.length && worth(p)).sort((a, b) => worth(b) - worth(a)).slice(0, 60));
-    const rows = all.filter(p => !p.path.length || kept.has(p)).sort((a, b) => a.path.length === 0 ? -1 : b.path.length === 0 ? 1 : order(a.path, b.path));
+    const rows = all.filter(p => !p.path.length || kept.has(p)).sort((a, b) => order(a.path, b.path));
     body.replaceChildren(...rows.map(p => {
       const [a, b] = p.values, word = a === null ? "new" : b === null ? "gone" : change(a, b);
       return make("tr", {}, make("td", { style: { "padding-left": `${Math.max(0, p.path.length - 1) * 18}px` } }, p.path.length ? p.path.at(-1) : make("b", {}, "the whole model")),
@@ -108,7 +108,17 @@ function sideBySide() {
     const left = all.filter(p => p.path.length && worth(p)).length - kept.size;
     note.textContent = all.length === 1 ? "Neither model says which modules its nodes came from." : left > 0 ? `${full(left)} smaller modules are not shown.` : "";
   }
-  const order = (a, b) => { for (let i = 0; i < Math.min(a.length, b.length); i++) { const c = a[i].localeCompare(b[i], "en", { numeric: true }); if (c) return c; } return a.length - b.length; };
+  // As the models list them, what is in a module behind it.
+  const met = new Map();
+  const place = path => { const key = path.join("\0"); if (!met.has(key)) met.set(key, met.size); return met.get(key); };
+  for (const m of state.models) for (const l of m.layers) for (let n = 1; n <= Math.min(3, l.path.length); n++) place(l.path.slice(0, n));
+  function order(a, b) {
+    for (let n = 1; n <= Math.min(a.length, b.length); n++) {
+      const by = place(a.slice(0, n)) - place(b.slice(0, n));
+      if (by) return by;
+    }
+    return a.length - b.length;
+  }
   on("sizes", draw);
   draw();
   return host;
