@@ -94,7 +94,8 @@ def _group(
     places = {_place(v, h).text: _place(v, h) for c in one.tolist() for v, h in lying.get(c, ())}
     return Group(
         "", kind, len(members), len(one),
-        (1 - left["parameters"]) * price.parameters / len(half), (1 - left["macs"]) * price.macs / len(half),
+        round((1 - left["parameters"]) * price.parameters / len(half), 3),
+        round((1 - left["macs"]) * price.macs / len(half), 3),
         tuple(places[k] for k in sorted(places)),
     )  # fmt: skip
 

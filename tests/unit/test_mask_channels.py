@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import passcheck
 import pytest
 from channelnets import Net, conv
 from corpus import exports
-from passcheck import check_pass, context
 
+import passcheck
 from edgec.compiler import cost, driver, shapes
 from edgec.compiler.cost.analyze import analyze
 from edgec.compiler.errors import UsageError
@@ -23,6 +22,7 @@ from edgec.compiler.plugins import find_pass
 from edgec.compiler.session import Session
 from edgec.passes.mask_channels import MaskChannels
 from edgec.passes.remove_channels import RemoveChannels
+from passcheck import check_pass, context
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 CLEAN = "canonicalize,fold-constants,fold-shapes,remove-dead-code"
