@@ -137,12 +137,10 @@ def _cuts(s: Shrinking, node: ir.Node) -> None:
     x = node.inputs[0]
     assert x is not None
     dims = s.dims(x)
-    starts, ends = (const(v) for v in node.inputs[1:3])
+    starts, ends, given, steps = (_numbers(s, node, i) for i in range(1, 5))
     if starts is None or ends is None:
         return
-    given = const(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
     axes = [int(a) % len(dims) for a in given] if given is not None else list(range(len(starts)))
-    steps = const(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
     new_starts, new_ends = starts.copy(), ends.copy()
     new_steps = steps.copy() if steps is not None else np.zeros(0, np.int64)
     for i, axis in enumerate(axes):
@@ -166,6 +164,12 @@ def _cuts(s: Shrinking, node: ir.Node) -> None:
         s.constant(node, 2, new_ends)
     if steps is not None and (new_steps != steps).any():
         s.constant(node, 4, new_steps)
+
+
+def _numbers(s: Shrinking, node: ir.Node, i: int) -> np.ndarray | None:
+    """The integers of an input, as far as they were known."""
+    found = s.coupling.ints(node.inputs[i]) if i < len(node.inputs) else None
+    return None if found is None else np.array(found, np.int64)
 
 
 def _gathered(s: Shrinking, node: ir.Node, axis: int, positions: np.ndarray) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ..cost.sizes import Sizes
 from ..dims import Dim
-from ..graph import is_const, subgraphs
+from ..graph import ints, is_const, subgraphs
 from ..shape_rules import Elements
 from .grids import Atoms, Grid, Ids, Label, squeezed
 
@@ -58,6 +58,15 @@ class Coupling:
     """The dimensions of every value that a rule has asked about."""
     touched: dict[ir.Value, set[int]] = field(default_factory=dict)
     """Constants that the node at hand has put ids over → which axes."""
+
+    def ints(self, value: ir.Value | None) -> list[int] | None:
+        """The integers that a value holds, a constant or worked out from sizes; None where they aren't known."""
+        if value is None or is_const(value):
+            return ints(value)
+        known = self.elements.get(value)
+        if known is None or not all(type(n) is int for n in known.reshape(-1)):
+            return None
+        return [int(n) for n in known.reshape(-1)]
 
     def veto(self, grid: Grid, axis: int) -> None:
         """Nothing goes along `axis` as a whole; along the grid's other axes it still may."""
@@ -156,6 +165,10 @@ class Step:
             return None
         self.read.add(i)
         return value
+
+    def ints(self, i: int) -> list[int] | None:
+        """The integers that input i holds, given or worked out from sizes; None where they aren't known."""
+        return self.coupling.ints(self.value(i))
 
     def dims(self, i: int) -> list[Dim]:
         """The dimensions of input i. Raises LookupError where the rank is unknown: then everything is frozen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from .even import cells
 from .flow import Coupling
 from .grids import FROZEN, Atoms, Ids
+from .rows import Lists
+from .rows import rows as leading_rows
 
 Flags = np.ndarray
 """bool, one per class or per id."""
@@ -91,20 +92,18 @@ class Solution:
             dead[self.owners[gone]] = True
             dead[spread] = True
 
+    def faulty(self, k: int, dead: Flags) -> bool:
+        """Whether the survivors of grid k, the ragged ones first, would not be a proper array."""
+        if k < len(self.ragged):
+            counts = survivors(self.ragged[k], dead).sum(-1)
+            return not counts.size or bool(counts.min() != counts.max()) or bool(counts.min() == 0)
+        alive = survivors(self.rigid[k - len(self.ragged)], dead)
+        return alive.size == 0 or not alive[..., alive.reshape(-1, alive.shape[-1]).any(0)].all()
+
     def fault(self, dead: Flags) -> Ids | None:
         """A grid whose survivors would not be a proper array; None if all would be."""
-        for grid in self.ragged:
-            if not dead[grid].any():
-                continue
-            alive = survivors(grid, dead)
-            counts = alive.sum(-1)
-            if not counts.size or counts.min() != counts.max() or counts.min() == 0:
-                return grid
-        for grid in self.rigid:
-            if not dead[grid].any():
-                continue
-            alive = survivors(grid, dead)
-            if alive.size == 0 or not alive[..., alive.reshape(-1, alive.shape[-1]).any(0)].all():
+        for k, grid in enumerate([*self.ragged, *self.rigid]):
+            if dead[grid].any() and self.faulty(k, dead):
                 return grid
         return next(iter(self.empty(dead)), None)
 
@@ -165,7 +164,7 @@ def units(coupling: Coupling, found: Solution, score: np.ndarray | None = None) 
     Rows of a ragged grid must lose equally many: a unit then takes one of each row, the lowest scores with each other.
     """
     scores = np.zeros(found.count) if score is None else score
-    rows = list(_rows(found))
+    rows = leading_rows(found, _leading(found))
     members, starts = _channels(found, scores)
     joined = np.concatenate([*rows, members]) if rows else members
     ends = np.cumsum([0, *(len(r) for r in rows)])
@@ -185,22 +184,6 @@ def _marks(coupling: Coupling, found: Solution) -> np.ndarray:
         for h in holds:
             np.add.at(marks, found.of[h.grid.ids.reshape(-1)], rng.integers(1, 1 << 63, dtype=np.uint64))
     return marks
-
-
-def _rows(found: Solution) -> Iterable[np.ndarray]:
-    """The closure of each slab over a leading axis of a grid, where nothing in it is frozen and something is left."""
-    done = np.zeros(found.count, bool)
-    done[FROZEN] = True
-    for owner in _leading(found):
-        if done[owner]:
-            continue
-        start = np.zeros(found.count, bool)
-        start[owner] = True
-        dead = found.close(start)
-        done |= dead
-        done[FROZEN] = True
-        if not dead[FROZEN] and found.fault(dead) is None:
-            yield np.flatnonzero(dead)
 
 
 def _leading(found: Solution) -> list[int]:
@@ -228,40 +211,39 @@ def _channels(found: Solution, score: np.ndarray) -> tuple[np.ndarray, np.ndarra
     plain = np.flatnonzero(usable & ~tilted[joined])
     plain = plain[np.argsort(joined[plain], kind="stable")]
     cut = np.flatnonzero(np.diff(joined[plain], prepend=-1))
-    groups = _grouped(np.flatnonzero(usable & tilted[joined]), joined)
-    totals = np.bincount(joined, weights=score, minlength=found.count)
+    bent = np.flatnonzero(usable & tilted[joined])
+    groups, totals = Lists(joined[bent], bent, found.count), np.bincount(joined[bent], score[bent], found.count)
     parts, sizes = [plain], [np.diff([*cut, plain.size])]
     for c in bound:
         # Of each cell, the lowest scores go with each other.
-        ordered = [sorted(m.tolist(), key=lambda key: totals[key]) for m in c.members]
-        for amounts in c.shares():
-            keys = [k for cell, n in zip(ordered, amounts, strict=True) for k in cell[:n]]
-            ordered = [cell[n:] for cell, n in zip(ordered, amounts, strict=True)]
-            parts.append(np.concatenate([groups[k] for k in keys]))
-            sizes.append(np.array([parts[-1].size]))
+        ordered = [m[np.argsort(totals[m], kind="stable")] for m in c.members]
+        at = [0] * len(ordered)
+        for amounts, times in c.shares():
+            taken = [m[a : a + n * times].reshape(times, n) for m, a, n in zip(ordered, at, amounts, strict=True)]
+            at = [a + int(n) * times for a, n in zip(at, amounts, strict=True)]
+            keys = np.concatenate(taken, 1)
+            parts.append(groups.of(keys.reshape(-1)))
+            sizes.append(groups.sizes[keys].sum(1))
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
 
 
-def _grouped(classes: np.ndarray, joined: np.ndarray) -> dict[int, np.ndarray]:
-    """Joined class → the classes that it stands for."""
-    order = classes[np.argsort(joined[classes], kind="stable")]
-    keys, first = np.unique(joined[order], return_index=True)
-    return dict(zip(keys.tolist(), np.split(order, first[1:]), strict=True)) if keys.size else {}
-
-
 def columns(found: Solution) -> np.ndarray:
-    """Classes, with those in one column of a rigid grid as one."""
+    """Classes, with those in one column of a rigid grid as one, and with a slab that stands for nothing but these."""
     if not found.rigid:
         return np.arange(found.count)
     left = np.concatenate([np.broadcast_to(g[(0,) * (g.ndim - 1)], g.shape).reshape(-1) for g in found.rigid])
     right = np.concatenate([g.reshape(-1) for g in found.rigid])
-    links = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(found.count, found.count))
-    joined = np.asarray(connected_components(links, directed=False)[1])
-    frozen = np.repeat(found.owners == FROZEN, np.diff(found.starts))
-    if frozen.any():
-        # A column that may not go as a whole.
-        firsts = np.concatenate([[0], np.cumsum(np.diff(found.starts)[found.owners == FROZEN])])[:-1]
-        members = joined[found.members[frozen]]
-        low, high = np.minimum.reduceat(members, firsts), np.maximum.reduceat(members, firsts)
-        joined[np.isin(joined, low[low == high])] = joined[FROZEN]
-    return joined
+    joined = _linked(found.count, left, right)
+    if not found.owners.size:
+        return joined
+    # A table of angles that all layers read joins their columns; one that may not change freezes them.
+    members = joined[found.members]
+    low = np.minimum.reduceat(members, found.starts[:-1])
+    whole = low == np.maximum.reduceat(members, found.starts[:-1])
+    own = joined[found.owners[whole]]
+    return joined if (own == low[whole]).all() else _linked(found.count, own, low[whole])[joined]
+
+
+def _linked(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    links = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(count, count))
+    return np.asarray(connected_components(links, directed=False)[1])

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...dims import Dim, exact_div
-from ...graph import attr, const, ints, is_const, scalar
+from ...graph import attr, const, is_const, scalar
 from ..flow import Step, grouped, refold, rule
 from ..grids import FROZEN, Grid, Ids
 
@@ -197,7 +197,7 @@ def _taken(grid: Grid, axis: int, positions: np.ndarray) -> Grid:
 
 @rule("Slice")
 def _slice(s: Step) -> None:
-    given = [ints(v) if v is not None else None for v in s.node.inputs[1:5]] + [None] * (5 - len(s.node.inputs))
+    given = [s.ints(i) for i in range(1, 5)]
     for i in range(1, 5):
         s.const(i)
     starts, ends, axes, steps = given
@@ -343,7 +343,7 @@ def _fill(s: Step) -> float:
 @rule("Tile")
 def _tile(s: Step) -> None:
     """Repeated ids along a tiled axis."""
-    times = ints(s.node.inputs[1]) if s.node.inputs[1] is not None else None
+    times = s.ints(1)
     s.const(1)
     if times is None:
         return
@@ -353,7 +353,7 @@ def _tile(s: Step) -> None:
 @rule("Pad")
 def _pad(s: Step) -> None:
     """A padded axis gets frozen elements around its own; what pads other axes is zero only by default."""
-    pads, axes = (ints(v) if (v := s.value(i)) is not None else None for i in (1, 3))
+    pads, axes = s.ints(1), s.ints(3)
     for i in (1, 2, 3):
         s.const(i)
     rank = len(s.dims(0))
