@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Found:
 
     models: list[Analysis]
     sizes: list[dict[str, int]]
-    roofline: Roofline | None
+    rooflines: list[Roofline]
     growth: Growth | None
     measured: list[Measured]
 
@@ -46,6 +47,8 @@ def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
         raise UsageError("which model? edgec analyze MODEL [options]; `edgec analyze --help` lists them")
     for path, suffix in ((o.csv, ".csv"), (o.html, ".html")):
         _check_output(path, suffix)
+    if o.compare and o.range:
+        raise UsageError("--range shows one model; leave out --compare")
     device = find_device(o.device) if o.device else None
     span = parse_range(o.range) if o.range else None
     found = _find(o, device, span)
@@ -62,13 +65,16 @@ def _find(o: argparse.Namespace, device: Device | None, span: tuple[str, list[in
     models: list[Analysis] = []
     measured: list[Measured] = []
     for source in filter(None, (o.model, o.compare)):
-        model, analysis = _analyzed(source, shapes, o)
-        models.append(analysis)
+        check_source(Path(source))
+        model = driver.load(source, partial=True)
+        # Of two models, the second may have no such dimension any more.
+        given = {name: size for name, size in shapes.items() if not models or name in _free(model)}
+        models.append(analyze(model, source, zeros=o.zeros, shapes=given))
         if o.measure:
-            measured.append(_measured(model, analysis, shapes))
+            measured.append(_measured(model, models[-1], given))
     at = [sizes(models[0])]
     at += [common(at[0], sizes(other)) for other in models[1:]]
-    roofs = roofline(models[0], device, at[0]) if device else None
+    roofs = [roofline(m, device, s) for m, s in zip(models, at, strict=True)] if device else []
     if span is None:
         return _Found(models, at, roofs, None, measured)
     symbol, values = span
@@ -76,10 +82,10 @@ def _find(o: argparse.Namespace, device: Device | None, span: tuple[str, list[in
     return _Found(models, at, roofs, Growth(symbol, growth(models[0], symbol, values, others), others), measured)
 
 
-def _analyzed(source: str, shapes: Shapes, o: argparse.Namespace) -> tuple[ir.Model, Analysis]:
-    check_source(Path(source))
-    model = driver.load(source, partial=True)
-    return model, analyze(model, source, zeros=o.zeros, shapes=shapes)
+def _free(model: ir.Model) -> set[str]:
+    """What --shape can name: inputs, and free dimensions of inputs."""
+    dims = {str(d) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)}
+    return dims | {v.name or "" for v in model.graph.inputs}
 
 
 def _measured(model: ir.Model, analysis: Analysis, shapes: Shapes) -> Measured:
@@ -99,7 +105,7 @@ def _document(found: _Found) -> Any:
 
     if len(found.models) > 1:
         return to_json_pair(found.models[0], found.models[1])
-    return to_json(found.models[0], found.roofline, found.growth, next(iter(found.measured), None))
+    return to_json(found.models[0], next(iter(found.rooflines), None), found.growth, next(iter(found.measured), None))
 
 
 def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
@@ -107,13 +113,17 @@ def _print(o: argparse.Namespace, found: _Found, console: Any) -> None:
     if len(found.models) > 1:
         from .comparison import print_comparison
 
-        print_comparison(found.models[0], found.models[1], console, found.sizes, by=by, top=o.top, depth=o.depth)
+        times = [("measured", a.optimised, b.optimised) for a, b in pairwise(found.measured)]
+        times += [(f"at least on {o.device}", a.seconds, b.seconds) for a, b in pairwise(found.rooflines)]
+        print_comparison(
+            found.models[0], found.models[1], console, found.sizes, by=by, top=o.top, depth=o.depth, times=times
+        )
         return
     from .terminal import print_analysis
 
     print_analysis(
         found.models[0], console, found.sizes[0], by=by, top=o.top, depth=o.depth, flat=o.flat,
-        roofline=found.roofline, growth=found.growth, measured=next(iter(found.measured), None),
+        roofline=next(iter(found.rooflines), None), growth=found.growth, measured=next(iter(found.measured), None),
     )  # fmt: skip
 
 

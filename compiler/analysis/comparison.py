@@ -70,15 +70,16 @@ def print_comparison(
     by: str = "macs",
     top: int = 20,
     depth: int | None = None,
+    times: Sequence[tuple[str, float, float]] = (),
 ) -> None:
-    """Print both models' totals with the change, and the modules of which most changed."""
+    """Print both models' totals with the change, and the costliest modules. `times`: (what, seconds of each)."""
     from rich.text import Text
 
     title = Text.assemble((a.source, "bold"), " → ", (b.source, "bold"))
     for analysis, sizes in zip((a, b), at, strict=True):
         if sizes:
             title.append(f"\n{analysis.source} at " + ", ".join(f"{k}={v}" for k, v in sizes.items()), "dim")
-    parts: list[RenderableType] = [title, *_other_ports(a, b), _totals(a, b, at)]
+    parts: list[RenderableType] = [title, *_other_ports(a, b), _totals(a, b, at, times)]
     for analysis in (a, b):
         if analysis.unknown:
             n = len(analysis.unknown)
@@ -101,7 +102,9 @@ def _other_ports(a: Analysis, b: Analysis) -> list[RenderableType]:
     return [_section(Text("Their interfaces differ", "bold yellow"), lines[:8])] if lines else []
 
 
-def _totals(a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]]) -> RenderableType:
+def _totals(
+    a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]], times: Sequence[tuple[str, float, float]]
+) -> RenderableType:
     from rich.text import Text
 
     table = _table(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
@@ -113,6 +116,9 @@ def _totals(a: Analysis, b: Analysis, at: Sequence[Mapping[str, int]]) -> Render
         if x or y:
             form = fig.size if name in _BYTES else fig.count
             table.add_row(words, form(x), Text(form(y), "bold"), _change(x, y))
+    for what, before, after in times:
+        seconds = METRICS["time"].form
+        table.add_row(what, seconds(before), Text(seconds(after), "bold"), _change(1e9 * before, 1e9 * after))
     return table
 
 
@@ -128,8 +134,9 @@ def _modules(pairs: Sequence[Pair], by: str, top: int) -> RenderableType:
     size = sorted((max(p.a.get(by, 0), p.b.get(by, 0)) for p in pairs), reverse=True)
     least = size[top - 1] if len(size) > top else 0
     kept = [p for p in pairs if max(p.a.get(by, 0), p.b.get(by, 0)) >= max(least, 1e-12)][: 2 * top]
-    if not kept:
-        return Text("Neither model says which modules its nodes came from.", "dim")
+    if not any(p.a for p in kept) or not any(p.b for p in kept):
+        which = "One model does not say" if kept else "Neither model says"
+        return Text(f"{which} which modules its nodes came from.", "dim")
     columns = [c for c in dict.fromkeys((by, "macs", "parameters")) if any(p.a.get(c) or p.b.get(c) for p in kept)]
     table = _table(("module", "left", False))
     table.columns[0].overflow = "ellipsis"

@@ -106,7 +106,8 @@ function sideBySide() {
         make("td", { class: `n ${word === "same" ? "soft" : (b ?? 0) < (a ?? 0) ? "good" : "warnt"}` }, word));
     }));
     const left = all.filter(p => p.path.length && worth(p)).length - kept.size;
-    note.textContent = all.length === 1 ? "Neither model says which modules its nodes came from." : left > 0 ? `${full(left)} smaller modules are not shown.` : "";
+    const silent = [0, 1].filter(side => !all.some(p => p.path.length && p.values[side] !== null)).length;
+    note.textContent = silent ? `${silent === 1 ? "One model does not say" : "Neither model says"} which modules its nodes came from.` : left > 0 ? `${full(left)} smaller modules are not shown.` : "";
   }
   // As the models list them, what is in a module behind it.
   const met = new Map();

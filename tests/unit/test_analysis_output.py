@@ -184,6 +184,7 @@ def test_an_encoding_without_our_signs_gets_others(tmp_path: Path, blocks: Path)
         (("{}", "--device", "toaster"), "no figures are known of the device 'toaster'"),
         (("{}", "--range", "T=9:3:0"), "is not a range"),
         (("{}", "--range", "Q=1:4"), "there is no free dimension 'Q'"),
+        (("{}", "--range", "T=1:4", "--compare", "{}"), "leave out --compare"),
         ((), "which model?"),
     ],
 )

@@ -200,3 +200,8 @@ def test_compare_prints_both_and_its_json_follows_the_schema(tmp_path: Path, blo
     found = json.loads(run_analyze(blocks, "--compare", other, "--json", cwd=tmp_path).stdout)
     jsonschema.validate(found, {**SCHEMA, "$ref": "#/$defs/pair"})
     assert found["b"]["totals"]["macs"] == blocks_macs(64)
+    done = run_analyze(blocks, "--compare", other, "--shape", "T:64", "--device", "m2", "--measure", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert lines["MACs"].endswith("same") and lines["at"].endswith("same")
+    assert "measured" in lines
