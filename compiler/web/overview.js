@@ -98,7 +98,8 @@ function sideBySide() {
     });
     const all = [...pairs.values()], worth = p => Math.max(p.values[0] ?? 0, p.values[1] ?? 0);
     const kept = new Set(all.filter(p => p.path.length && worth(p)).sort((a, b) => worth(b) - worth(a)).slice(0, 60));
-    const rows = all.filter(p => !p.path.length || kept.has(p)).sort((a, b) => order(a.path, b.path));
+    const silent = [0, 1].filter(side => !all.some(p => p.path.length && p.values[side] !== null)).length;
+    const rows = all.filter(p => !p.path.length || (!silent && kept.has(p))).sort((a, b) => order(a.path, b.path));
     body.replaceChildren(...rows.map(p => {
       const [a, b] = p.values, word = a === null ? "new" : b === null ? "gone" : change(a, b);
       return make("tr", {}, make("td", { style: { "padding-left": `${Math.max(0, p.path.length - 1) * 18}px` } }, p.path.length ? p.path.at(-1) : make("b", {}, "the whole model")),
@@ -106,7 +107,6 @@ function sideBySide() {
         make("td", { class: `n ${word === "same" ? "soft" : (b ?? 0) < (a ?? 0) ? "good" : "warnt"}` }, word));
     }));
     const left = all.filter(p => p.path.length && worth(p)).length - kept.size;
-    const silent = [0, 1].filter(side => !all.some(p => p.path.length && p.values[side] !== null)).length;
     note.textContent = silent ? `${silent === 1 ? "One model does not say" : "Neither model says"} which modules its nodes came from.` : left > 0 ? `${full(left)} smaller modules are not shown.` : "";
   }
   // As the models list them, what is in a module behind it.
