@@ -50,8 +50,8 @@ class Cells:
         """Whether every grid loses equally many in all of its rows."""
         return not (self.differences @ amounts).any()
 
-    def shares(self) -> Iterator[np.ndarray]:
-        """Amounts per cell that even out by themselves, as many as there are and as small as they can be.
+    def shares(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Amounts per cell that even out by themselves, as small as they can be, and how often to take them.
 
         Equal shares of all cells where that is possible in more than one; else the least combination, as often as
         there is enough for it, then the least of what is left.
@@ -59,17 +59,16 @@ class Cells:
         sizes = self.sizes
         share = int(np.gcd.reduce(sizes))
         if share > 1 and self.even(sizes):
-            for _ in range(share):
-                yield sizes // share
+            yield sizes // share, share
             return
         left = sizes.copy()
         while left.any():
             least = _programme(self.differences, left, 1.0)
             if least is None:
                 return
-            for _ in range(int((left[least > 0] // least[least > 0]).min())):
-                yield least
-                left = left - least
+            times = int((left[least > 0] // least[least > 0]).min())
+            yield least, times
+            left = left - times * least
 
 
 def _programme(differences: np.ndarray, sizes: np.ndarray, sign: float) -> np.ndarray | None:
