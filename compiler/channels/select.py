@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from .solve import Flags, Solution, Units
 
 CLOSE = 0.002
 """How close to a ratio is close enough."""
+FAR = 0.01
+"""From how far away another attempt is worth its time."""
+LEAPS = 4
+"""Attempts."""
 STEPS = 12
 """How often the common share is halved at most."""
 
@@ -116,7 +120,8 @@ def search(
     """The dead classes with which `gone`, the share of the model that they are, comes closest to the ratio.
 
     First one share for all families is found by bisection, then, since each keeps whole multiples, how many families
-    go on to the next one, those with the least to lose first.
+    go on to the next one, those with the least to lose first. Where one family alone leaps over the ratio, it stays as
+    it is, and the others are asked anew.
     """
     best, gap = np.zeros(found.count, bool), math.inf
 
@@ -129,30 +134,45 @@ def search(
             best, gap = dead, abs(share - ratio)
         return share < ratio
 
-    low, high = 0.0, 1.0
+    for _ in range(LEAPS):
+        few, many = _bisected(groups, ratio, tried, lambda: gap)
+        if gap < CLOSE:
+            break
+        leap = _one_more(groups, few, many, tried, lambda: gap)
+        if leap is None or gap < FAR:
+            break
+        f = groups[leap]
+        groups = [*groups[:leap], replace(f, floor=f.order.size - few[leap]), *groups[leap + 1 :]]
+    return best
+
+
+def _bisected(
+    groups: Sequence[Family], ratio: float, tried: Callable[[Sequence[int]], bool], gap: Callable[[], float]
+) -> tuple[list[int], list[int]]:
+    """Two neighbouring settings of the knob, too few and enough."""
+    low, high, knob = 0.0, 1.0, ratio
     few, many = [f.count(low) for f in groups], [f.count(high) for f in groups]
-    knob = ratio
     for _ in range(STEPS):
-        if few == many or gap < CLOSE:
+        if few == many or gap() < CLOSE:
             break
         counts = [f.count(knob) for f in groups]
-        if tried(counts):
+        if counts == few or (counts != many and tried(counts)):
             low, few = knob, counts
         else:
             high, many = knob, counts
         knob = (low + high) / 2
-    if gap >= CLOSE:
-        _one_more(groups, few, many, tried, lambda: gap)
-    return best
+    return few, many
 
 
 def _one_more(
     groups: Sequence[Family], few: list[int], many: list[int], tried: Callable[[Sequence[int]], bool],
     gap: Callable[[], float],
-) -> None:  # fmt: skip
-    """Between two settings: bisect over how many families have the larger number."""
+) -> int | None:  # fmt: skip
+    """Between two settings: bisect over how many families have the larger number. Returns the one that crosses."""
     more = [k for k in range(len(groups)) if many[k] > few[k]]
     more.sort(key=lambda k: float(groups[k].worth[few[k] : many[k]].mean()))
+    if tried(many):
+        return None
     low, high = 0, len(more)
     while high - low > 1 and gap() >= CLOSE:
         middle = (low + high) // 2
@@ -160,5 +180,4 @@ def _one_more(
         for k in more[:middle]:
             counts[k] = many[k]
         low, high = (middle, high) if tried(counts) else (low, middle)
-    if not more:
-        tried(many)
+    return more[low] if more else None

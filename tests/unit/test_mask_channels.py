@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 from channelnets import Net, conv
 from corpus import exports
+from corpus.fetch import fetch
 
 import passcheck
 from edgec.compiler import cost, driver, shapes
@@ -92,6 +93,14 @@ def test_any_ratio_of_a_real_model(of: str, ratio: float) -> None:
     masked = digits()
     MaskChannels(ratio=ratio, of=of, align=2).run(masked, context("onnx"))
     assert abs(1 - left(digits(), removed(masked))[of] - ratio) <= 0.03
+
+
+def test_a_group_that_is_a_third_of_the_model_is_leapt_over() -> None:
+    """ShuffleNet's units of two rows: one of them alone takes 36% of all MACs, the others have to make up the half."""
+    before = cleaned(fetch("light:shufflenet"))
+    masked = before.clone()
+    MaskChannels(ratio=0.5).run(masked, context("onnx"))
+    assert 1 - left(before, removed(masked))["macs"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_of_channels_takes_that_share_of_every_group() -> None:
