@@ -98,7 +98,7 @@ function sideBySide() {
     });
     const all = [...pairs.values()], worth = p => Math.max(p.values[0] ?? 0, p.values[1] ?? 0);
     const kept = new Set(all.filter(p => p.path.length && worth(p)).sort((a, b) => worth(b) - worth(a)).slice(0, 60));
-    const silent = [0, 1].filter(side => !all.some(p => p.path.length && p.values[side] !== null)).length;
+    const silent = [0, 1].filter(side => ![...kept].some(p => p.values[side] !== null)).length;
     const rows = all.filter(p => !p.path.length || (!silent && kept.has(p))).sort((a, b) => order(a.path, b.path));
     body.replaceChildren(...rows.map(p => {
       const [a, b] = p.values, word = a === null ? "new" : b === null ? "gone" : change(a, b);
