@@ -24,7 +24,7 @@ class Lists:
 
     def of(self, keys: np.ndarray) -> np.ndarray:
         """All lists of these keys, one after the other."""
-        return self.values[spans(self.starts[keys], self.starts[keys + 1])]
+        return np.asarray(self.values[spans(self.starts[keys], self.starts[keys + 1])])
 
 
 def spans(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
