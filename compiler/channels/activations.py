@@ -27,9 +27,10 @@ DAMPING = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A layer that multiplies each place of its input with a constant matrix: Conv of one group, MatMul, Gemm.
+    """A layer that multiplies each place of its input with a constant matrix: Conv, MatMul, Gemm.
 
     Attributes:
+        depthwise: whether it is a Conv that sees each channel by itself.
         weight, bias: their initializers, read by nothing else; no bias where there is none that can be changed.
         turned: whether the weight's first axis is the contracted one (MatMul).
     """
@@ -38,6 +39,7 @@ class Reader:
     weight: ir.Value
     bias: ir.Value | None
     turned: bool
+    depthwise: bool = False
 
     @property
     def x(self) -> ir.Value:
@@ -97,8 +99,11 @@ def _windows(node: ir.Node, x: np.ndarray, index: tuple[np.ndarray, ...], kernel
     return np.asarray(np.moveaxis(x, 1, -1)[tuple(place)].transpose(0, 2, 1))
 
 
-def readers(model: ir.Model) -> list[Reader]:
-    """The linear layers of the main graph whose weights are theirs alone, in the order in which they run."""
+def readers(model: ir.Model, depthwise: bool = False) -> list[Reader]:
+    """The linear layers of the main graph whose weights are theirs alone, in the order in which they run.
+
+    Convolutions are of one group, or, if asked for, depthwise.
+    """
     found = []
     for node in model.graph:
         if node.domain or node.op_type not in ("Conv", "MatMul", "Gemm") or node.inputs[0] is None:
@@ -106,16 +111,18 @@ def readers(model: ir.Model) -> list[Reader]:
         weight = node.inputs[1]
         if weight is None or not _own(weight) or is_const(node.inputs[0]):
             continue
+        each = False
         if node.op_type == "Conv":
-            usual = attr(node, "group", 1) == 1 and attr(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
-            turned = False
+            groups, turned = attr(node, "group", 1), False
+            each = depthwise and groups > 1 and tuple(weight.shape.numpy()[:2]) == (groups, 1)  # type: ignore[union-attr]
+            usual = (groups == 1 or each) and attr(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
         elif node.op_type == "Gemm":
             usual = not attr(node, "transA", 0) and attr(node, "alpha", 1.0) == attr(node, "beta", 1.0) == 1.0
             turned = not attr(node, "transB", 0)
         else:
             usual, turned = rank(weight) == 2, True
         if usual:
-            found.append(Reader(node, weight, _bias(node), turned))
+            found.append(Reader(node, weight, _bias(node), turned, each))
     return found
 
 

@@ -33,14 +33,14 @@ class Fitted:
 def compensate(
     model: ir.Model, original: ir.Model, runs: Runs, seed: int = 0, scratch: Scratch | None = None
 ) -> list[Fitted]:
-    """Fit weights (and biases) of Conv, MatMul and Gemm so that their outputs are those in `original`.
+    """Fit weights (and biases) of Conv (of one group, or depthwise), MatMul and Gemm to give what `original` gives.
 
     In the order in which they run, from the inputs that they get now. Only numbers change: what is zero in a row or a
     column of channels stays zero. A layer stays as it is where that is best on what was held out.
     """
     changed = []
-    layers = readers(model)
-    before = {r.y.name: r for r in readers(original)}
+    layers = readers(model, depthwise=True)
+    before = {r.y.name: r for r in readers(original, depthwise=True)}
     layers = [r for r in layers if r.y.name in before and _kept(r, before[r.y.name]) is not None]
     for part in parts(layers, runs[0], most=max(1, -(-len(layers) // STEPS))):
         pairs: dict[Reader, list[tuple[np.ndarray, np.ndarray]]] = {r: [] for r in part}
@@ -71,22 +71,21 @@ def _fit(r: Reader, x: np.ndarray, missing: np.ndarray, before: Reader, scratch:
     kept = _kept(r, before)
     assert kept is not None
     outputs, inputs = kept
-    wide = x[:, inputs].reshape(len(x), -1)
-    if r.bias is not None:
-        wide = np.concatenate([wide, np.ones((len(wide), 1), wide.dtype)], 1)
-    goal = missing[:, outputs]
-    last = len(wide) - max(1, len(wide) // HELD_OUT)
-    gram, cross = _sums(wide[:last], goal[:last])
-    as_is = best = float(np.square(goal[last:], dtype=np.float64).sum())
+    wide, goal = _problems(r, x, missing, outputs, inputs)
+    last = wide.shape[1] - max(1, wide.shape[1] // HELD_OUT)
+    gram, cross = _sums(wide[:, :last], goal[:, :last])
+    as_is = best = float(np.square(goal[:, last:], dtype=np.float64).sum())
     chosen = None
     for ridge in RIDGES:
         step = _solved(gram, cross, ridge, r.bias is not None)
-        error = float(np.square(goal[last:] - wide[last:] @ step, dtype=np.float64).sum()) if step is not None else best
+        if step is None:
+            continue
+        error = float(np.square(goal[:, last:] - wide[:, last:] @ step, dtype=np.float64).sum())
         if error < best:
             best, chosen = error, ridge
     if chosen is None:
         return None
-    rest = _sums(wide[last:], goal[last:])
+    rest = _sums(wide[:, last:], goal[:, last:])
     step = _solved(gram + rest[0], cross + rest[1], chosen, r.bias is not None)
     if step is None or not np.isfinite(step).all():
         return None
@@ -94,31 +93,53 @@ def _fit(r: Reader, x: np.ndarray, missing: np.ndarray, before: Reader, scratch:
     return Fitted(str(r.y.name), as_is, best)
 
 
+def _problems(
+    r: Reader, x: np.ndarray, missing: np.ndarray, outputs: np.ndarray, inputs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is known and what is missing, problems x places x numbers: one problem, or one for each channel."""
+    if r.depthwise:
+        wide, goal = x[:, outputs].transpose(1, 0, 2), missing[:, outputs].T[..., None]
+    else:
+        wide, goal = x[:, inputs].reshape(1, len(x), -1), missing[None, :, outputs]
+    if r.bias is not None:
+        wide = np.concatenate([wide, np.ones((*wide.shape[:2], 1), wide.dtype)], 2)
+    return np.ascontiguousarray(wide), goal
+
+
 def _sums(wide: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (wide.T @ wide).astype(np.float64), (wide.T @ goal).astype(np.float64)
+    turned = wide.transpose(0, 2, 1)
+    return (turned @ wide).astype(np.float64), (turned @ goal).astype(np.float64)
 
 
 def _solved(gram: np.ndarray, cross: np.ndarray, ridge: float, bias: bool) -> np.ndarray | None:
-    """The change of the weight, inputs x outputs; a bias is not held back."""
-    damped = gram.copy()
-    extra = np.full(len(gram), ridge * max(float(np.trace(gram)) / len(gram), 1e-30))
-    if bias:
-        extra[-1] = 1e-6 * extra[-1]
-    damped[np.diag_indices_from(damped)] += extra
-    try:
-        return np.asarray(cho_solve(cho_factor(damped), cross), np.float32)
-    except LinAlgError:
-        return None
+    """The change of the weight, problems x inputs x outputs; a bias is not held back."""
+    steps = []
+    for squares, products in zip(gram, cross, strict=True):
+        extra = np.full(len(squares), ridge * max(float(np.trace(squares)) / len(squares), 1e-30))
+        if bias:
+            extra[-1] = 1e-6 * extra[-1]
+        damped = squares.copy()
+        damped[np.diag_indices_from(damped)] += extra
+        try:
+            steps.append(cho_solve(cho_factor(damped), products))
+        except LinAlgError:
+            return None
+    return np.asarray(steps, np.float32)
 
 
 def _store(r: Reader, outputs: np.ndarray, inputs: np.ndarray, step: np.ndarray, scratch: Scratch | None) -> None:
     matrix = r.matrix().copy()
     taps = matrix.shape[2]
-    count = int(inputs.sum()) * taps
-    change = step[:count].T.reshape(int(outputs.sum()), int(inputs.sum()), taps)
-    matrix[np.ix_(outputs, inputs)] += change
+    if r.depthwise:
+        matrix[outputs, 0] += step[:, :taps, 0]
+        shift = step[:, -1, 0]
+    else:
+        count = int(inputs.sum()) * taps
+        change = step[0, :count].T.reshape(int(outputs.sum()), int(inputs.sum()), taps)
+        matrix[np.ix_(outputs, inputs)] += change
+        shift = step[0, -1]
     replace_tensor(r.weight, r.shaped(matrix), scratch)
     if r.bias is not None:
         bias = np.array(const(r.bias))
-        bias[outputs] += step[count]
+        bias[outputs] += shift
         replace_tensor(r.bias, bias, scratch)

@@ -17,6 +17,8 @@ from corpus.fetch import fetch
 
 import passcheck
 from edgec.compiler import cost, driver, shapes
+from edgec.compiler.channels.activations import readers
+from edgec.compiler.channels.compensate import compensate
 from edgec.compiler.cost.analyze import analyze
 from edgec.compiler.errors import UsageError
 from edgec.compiler.plugins import find_pass
@@ -293,6 +295,23 @@ def test_a_fit_is_not_taken_where_it_would_do_harm() -> None:
         MaskChannels(ratio=0.3, align=4, compensate=fit).run(model, context("onnx", feeds))
         error[fit] = float(np.square(Session(model).run(held_out)["probabilities"] - wanted).mean())
     assert error[True] < error[False]
+
+
+def test_depthwise_layers_are_fitted_channel_by_channel() -> None:
+    """What comes into a depthwise layer is twice what it was: its weights have to become half, each by itself."""
+    net = Net(0)
+    net.node("Conv", ["x", net.constant(np.eye(3, dtype=np.float32)[:, :, None, None])], [2, 3, 4, 4])
+    taps = np.random.default_rng(3).normal(0, 1, (3, 1, 3, 3)).astype(np.float32)
+    net.node("Conv", [net.last, net.constant(taps), net.constant(np.ones(3, np.float32))], [2, 3, 4, 4],
+             group=3, pads=[1, 1, 1, 1])  # fmt: skip
+    original, other = passcheck.load(net.model()), passcheck.load(net.model())
+    first, second = other.graph.initializers["w0"], other.graph.initializers["w1"]
+    runs = [{"x": np.random.default_rng(k).normal(0, 1, (2, 3, 4, 4)).astype(np.float32)} for k in range(20)]
+    first.const_value = ir.tensor(2 * first.const_value.numpy(), name="w0")
+    layers = [r for r in readers(other, depthwise=True) if r.depthwise]
+    assert [r.weight.name for r in layers] == ["w1"] and not any(r.depthwise for r in readers(other))
+    compensate(other, original, runs)
+    np.testing.assert_allclose(second.const_value.numpy(), taps / 2, rtol=1e-2, atol=1e-2)
 
 
 # --- wrong use, and the command line ---------------------------------------------------------------------------------
