@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import attr, const, fresh_name, initializer, insert_before, is_const, replace_value
+from .rules.recurrent import is_zero
 from .shrink import Shrinking, adapts
 
 
@@ -247,3 +248,6 @@ def _hidden(s: Shrinking, node: ir.Node) -> None:
         left = s.size(value, 3 if k == 0 else 2) if value.name else None
         if left is not None:
             node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", left)
+            for i in (5, 6):
+                if i < len(node.inputs) and is_zero(node.inputs[i]):
+                    node.replace_input_with(i, None)

@@ -171,6 +171,11 @@ def units(coupling: Coupling, found: Solution, score: np.ndarray | None = None) 
     starts = np.concatenate([ends, ends[-1] + starts[1:]])
     marks = _marks(coupling, found)
     is_row = np.arange(len(starts) - 1) < len(rows)
+    if is_row.size:
+        # A fill that may be of any size holds nothing to remove.
+        some, sizes = ~np.logical_and.reduceat(found.bare[joined], starts[:-1]), np.diff(starts)
+        joined, is_row = joined[np.repeat(some, sizes)], is_row[some]
+        starts = np.concatenate([[0], np.cumsum(sizes[some])])
     places = np.add.reduceat(marks[joined], starts[:-1]) if len(starts) > 1 else np.zeros(0, np.uint64)
     _, family = np.unique(places + is_row.astype(np.uint64), return_inverse=True)
     return Units(joined, starts, is_row, family)

@@ -74,6 +74,18 @@ def test_states_made_at_run_time_shrink() -> None:
     removals(case)
 
 
+def test_two_layers_that_start_at_the_same_zeros() -> None:
+    net = Net(x=(7, "batch", 5))
+    batch = net("Slice", net("Shape", "x"), net.ints(1), net.ints(2))
+    states = net("ConstantOfShape", net("Concat", net.ints(2), batch, net.ints(8), axis=0))
+    first, second = (net("Slice", states, net.ints(k), net.ints(k + 1), net.ints(0)) for k in range(2))
+    y = net("GRU", "x", *_weights(net, "GRU", 1, 8, 5), None, first, hidden_size=8)
+    y = net("GRU", net("Squeeze", y, net.ints(1)), *_weights(net, "GRU", 1, 8, 8), None, second, hidden_size=8)
+    case = net.case(_head(net, y, 1, 8))
+    assert count(case) == (0, 16)
+    removals(case)
+
+
 def test_a_state_from_outside_keeps_all_units() -> None:
     net = Net(x=(7, 2, 5), h=(1, 2, 8))
     y = net("GRU", "x", *_weights(net, "GRU", 1, 8, 5), None, "h", hidden_size=8)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 
-from ...graph import attr, is_const
+from ...graph import attr, const_tensor, is_const, producer
 from ..flow import Step, rule
 from ..grids import FROZEN, Grid, Ids
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+VIEWS = ("Expand", "Slice", "Identity", "Cast", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Tile", "Gather")
+MOST = 1 << 16
+"""Elements up to which a constant is looked at."""
 STEADY = frozenset({"tanh", "relu", "softsign", "elu", "leakyrelu", "scaledtanh"})
 """Activations with f(0) = 0."""
 
@@ -58,7 +62,11 @@ def _starts_at_zero(s: Step, ids: Ids) -> bool:
         value = s.value(i)
         if value is None:
             continue
-        if is_const(value):
+        if is_zero(value):
+            # Left out when units go: the same zeros may be the state of other layers, too.
+            s.const(i)
+            s.keep(i)
+        elif is_const(value):
             s.const(i)
             s.coupling.hold(value, ids, [0, 2])
         else:
@@ -67,6 +75,20 @@ def _starts_at_zero(s: Step, ids: Ids) -> bool:
             s.atoms.tie(ids, own)
             zero &= own_zero
     return zero
+
+
+def is_zero(value: ir.Value | None) -> bool:
+    """Whether a value is zeros, however many: filled with zeros, or a view of such."""
+    while value is not None:
+        tensor = const_tensor(value)
+        if tensor is not None:
+            return tensor.size <= MOST and not tensor.numpy().any()
+        node = producer(value, "ConstantOfShape", *VIEWS)
+        if node is not None and node.op_type == "ConstantOfShape":
+            fill = attr(node, "value", None)
+            return fill is None or not fill.numpy().any()
+        value = node.inputs[0] if node is not None else None
+    return False
 
 
 def _steady(s: Step) -> bool:
