@@ -17,7 +17,7 @@ IMAGES, TOKENS = {"sizes": (32, 32)}, {"inputs": ("ids",), "sizes": (16, 16), "v
 BLOCKS = {
     # 8 of the stem in each of two halves tied by shuffling, two branches of 8 in the middle.
     "shufflenet": (nets_blocks.ShuffleNet, IMAGES, (0, 32), (0, 32)),
-    # 3 + 3 + 4 heads; hidden 48 + 48 + 64, and 8 dimensions of q, k and v in each block: fused, those of v by themselves.
+    # 3 + 3 + 4 heads; hidden 48 + 48 + 64, and 8 dimensions of q, k and v in each block; fused, v has its own 8.
     "swin": (nets_blocks.Swin, IMAGES, (10, 184), (10, 208)),
     # In each of two blocks 3 groups of heads, 56 hidden, 4 pairs of dimensions, 8 dimensions of v.
     "llama": (nets_blocks.Llama, TOKENS, (6, 136), (6, 136)),
@@ -34,13 +34,13 @@ BLOCKS = {
 
 def case_of(path: Path, passes: str | None, check: tuple[int, int] | None = None) -> tuple[int, int]:
     """The units of a file, after all pruning that is tried was found exact."""
-    with driver.compile(str(path), level="O1", target="onnx", verify="off", passes=passes) as compiled:
-        with unshared(compiled.model):
-            case = Case.of(compiled.model)
-            found = count(case)
-            assert check is None or found == check
-            removals(case, ratios=(0.5,))
-            return found
+    options = {"level": "O1", "target": "onnx", "verify": "off", "passes": passes}
+    with driver.compile(str(path), **options) as compiled, unshared(compiled.model):
+        case = Case.of(compiled.model)
+        found = count(case)
+        assert check is None or found == check
+        removals(case, ratios=(0.5,))
+        return found
 
 
 @pytest.mark.parametrize("mode", ["dynamo", "legacy", "legacy_dyn"])
