@@ -279,7 +279,7 @@ def test_ten_thousand_layers_stay_quick(browser: Browser, tmp_path: Path) -> Non
     page = browser.open(path)
     assert rows(page) == 10_000
     assert page.value("document.querySelectorAll('.layers .row').length") < 100
-    assert page.value(TIMED) < 300
+    assert page.value(TIMED) < 1500  # 60 on a quiet machine; a page that laid out all rows would take many seconds
     page.type("#search", "part_9999")
     assert rows(page) == 1
     assert page.problems() == []

@@ -409,7 +409,7 @@ def test_a_full_disk(limit: int, arguments: list[str], tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = run("net.onnx", *arguments.split(), cwd=tmp_path, limit=small_files)
+    done = run("net.onnx", *arguments, cwd=tmp_path, limit=small_files)
     refuse(done, 1, "nothing was written", tmp_path, "net.onnx")
     assert "requested" not in done.stderr
 
