@@ -10,9 +10,11 @@ import onnx_ir as ir
 from ..compiler.channels.constant import Constants
 from ..compiler.channels.feasible import feasible
 from ..compiler.channels.flow import couple
+from ..compiler.channels.linear_nodes import Linear
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import Shrinking, zero_classes
 from ..compiler.channels.solve import solve
+from ..compiler.channels.twins import Twins, doubtful_rows
 from ..compiler.channels.unread import Unread
 from ..compiler.channels.zeros import alive
 from ..compiler.graph import const_tensor
@@ -28,7 +30,8 @@ class RemoveChannels(Pass):
 
     Before that, what is provably dead is made zero: a channel that holds one number whatever the input is (zero
     filters, a zero batch-norm scale, and a bias through activations and pools) goes into the biases of its readers,
-    unless they pad it with zeros; and what no weight reads need not be computed.
+    unless they pad it with zeros; of channels that are always equal, one is read for all; and what no weight reads
+    need not be computed.
 
     before:  y = Conv1x1(Relu(Conv(x, w, b)), v), w[3] = 0, b[3] = 2
     after:   y = Conv1x1(Relu(Conv(x, w, b)), v, 2 * v[:, 3]), without channel 3 in w, b and v
@@ -42,10 +45,11 @@ class RemoveChannels(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many weights became smaller, or zero where they weren't."""
         count = 0
-        if not any(_has_zero_slice(v) for v in model.graph.initializers.values()):
+        zeros = any(_has_zero_slice(v) for v in model.graph.initializers.values())
+        if not zeros and not any(doubtful_rows(n).size for n in map(Linear.of, model.graph) if n is not None):
             return 0
         with unshared(model):
-            while more := Constants(model, ctx.scratch).run() + Unread(model, ctx.scratch).run() + _removed(model, ctx):
+            while more := _silenced(model, ctx) + _removed(model, ctx):
                 count += more
         return count
 
@@ -64,6 +68,11 @@ def _has_zero_slice(value: ir.Value) -> bool:
     # Directions, heads or experts may each lose other slices.
     axes = [(0, 1), (0, 2), (1, 2)] if array.ndim == 3 else [(a,) for a in range(array.ndim) if array.shape[a] > 1]
     return not all(alive(array, a).all() for a in axes)
+
+
+def _silenced(model: ir.Model, ctx: Context) -> int:
+    """Make what is provably dead zero."""
+    return sum(walk(model, ctx.scratch).run() for walk in (Constants, Twins, Unread))
 
 
 def _removed(model: ir.Model, ctx: Context) -> int:

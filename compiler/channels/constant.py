@@ -40,7 +40,7 @@ def _hard_sigmoid(x: np.ndarray, node: ir.Node) -> np.ndarray:
 
 UNARY: Mapping[str, Callable[[np.ndarray, ir.Node], np.ndarray]] = {
     "Identity": lambda x, n: x,
-    "Dropout": lambda x, n: x,
+    "Dropout": lambda x, n: x if len(n.inputs) < 3 else np.full_like(x, np.nan),  # the third says that it trains
     "Relu": lambda x, n: np.maximum(x, 0),
     "LeakyRelu": lambda x, n: np.where(x < 0, attr(n, "alpha", 0.01) * x, x),
     "Elu": lambda x, n: np.where(x < 0, attr(n, "alpha", 1.0) * np.expm1(x), x),

@@ -118,6 +118,18 @@ def test_what_another_reader_reads_stays():
     check_pass(with_zeros(net, {1: (slice(None), slice(1, 4))}), RemoveChannels(), rewrites=0)
 
 
+@pytest.mark.parametrize("steps", [("Relu",), ("Sigmoid", "GlobalAveragePool")], ids="-".join)
+def test_of_equal_filters_one_stays(steps):
+    """Filters 1, 4 and 6 are equal, and so are their biases; 2 and 3 differ in the bias alone."""
+    model = with_zeros(chain(*steps, kernel=3), {0: (slice(0, 0),)})
+    first = next(n for n in model.graph if n.op_type == "Conv")
+    filters, bias = (np.array(v.const_value.numpy()) for v in first.inputs[1:3])
+    filters[[4, 6]], bias[[4, 6]], filters[3] = filters[1], bias[1], filters[2]
+    for value, array in zip(first.inputs[1:3], (filters, bias), strict=True):
+        value.const_value = ir.tensor(array, name=value.name)
+    assert weights(check_pass(model, RemoveChannels()), "Conv")[:2] == [(6, 3, 1, 1), (6, 6, 3, 3)]
+
+
 def test_a_hidden_unit_of_tokens():
     """The bias of a MatMul is the Add behind it."""
     net = Net(4, as_tokens=True)
