@@ -183,6 +183,18 @@ def test_the_same_twice() -> None:
     assert len(prints) == 1
 
 
+def test_in_steps_each_ratio_is_of_the_whole() -> None:
+    """What one pass has masked goes first in the next; nothing comes back."""
+    feeds, _ = images(0, 32)
+    model, gone = digits(), []
+    for ratio in (0.3, 0.6):
+        MaskChannels(ratio=ratio, align=2, compensate=True).run(model, context("onnx", feeds))
+        weight = model.graph.initializers["down2.0.weight"].const_value.numpy()
+        gone.append(set(np.flatnonzero(~weight.any((1, 2, 3))).tolist()))
+        assert 1 - left(digits(), removed(model))["macs"] == pytest.approx(ratio, abs=0.03)
+    assert gone[0] and gone[0] < gone[1]
+
+
 # --- what goes first -------------------------------------------------------------------------------------------------
 
 
