@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from ..compiler.channels.activations import activation_scores
 from ..compiler.channels.compensate import compensate
-from ..compiler.channels.flow import Coupling, couple
+from ..compiler.channels.coupling import Coupling
+from ..compiler.channels.flow import couple
 from ..compiler.channels.importance import element_scores
 from ..compiler.channels.price import Price
 from ..compiler.channels.select import families, search, taken

@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from edgec.compiler import checks, shapes
 from edgec.compiler.channels import shrink
-from edgec.compiler.channels.flow import Coupling, couple
+from edgec.compiler.channels.coupling import Coupling
+from edgec.compiler.channels.flow import couple
 from edgec.compiler.channels.grids import Grid
 from edgec.compiler.channels.solve import Flags, Solution, Units, solve, units
 from edgec.compiler.session import Session

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..graph import attr, const, is_const, rank, sole_user
 from ..session import Session
-from .flow import Coupling
+from .coupling import Coupling
 from .importance import add_relative
 from .solve import Solution
 

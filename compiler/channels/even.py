@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from .components import components
 
 Flags = np.ndarray
 PATIENCE = 1.0
@@ -97,8 +97,7 @@ def cells(grids: Sequence[np.ndarray], movable: Flags) -> Iterator[Cells]:
     if not cls.size:
         return
     size = movable.size + len(grids)
-    links = coo_array((np.ones(cls.size, np.int8), (cls, movable.size + grid)), shape=(size, size))
-    component = connected_components(links, directed=False)[1][cls]
+    component = components(cls, movable.size + grid, size)[cls]
     order = np.argsort(component, kind="stable")
     cuts = np.flatnonzero(np.diff(component[order]) != 0) + 1
     firsts = np.cumsum([0, *(len(g) for g in grids)])

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from .components import components
 
 Ids = np.ndarray
 """int64, one id per combination of positions on the axes that it lies over."""
@@ -116,8 +116,7 @@ class Atoms:
         if not self._edges:
             return np.arange(self.count)
         a, b = (np.concatenate([e[i] for e in self._edges]) for i in (0, 1))
-        links = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(self.count, self.count))
-        _, found = connected_components(links, directed=False)
+        found = components(a, b, self.count)
         # Component numbers follow the lowest id, so the frozen one is 0 already; say so rather than trust it.
         if found[FROZEN] != 0:
             found = np.where(found == found[FROZEN], 0, np.where(found == 0, found[FROZEN], found))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .flow import Coupling, Hold, couple
+from .coupling import Coupling, Hold
+from .flow import couple
 from .price import Price
 from .solve import Solution, Units, solve, units
 

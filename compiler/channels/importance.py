@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..graph import const
-from .flow import Coupling, Hold
+from .coupling import Coupling, Hold
 from .solve import Solution
 
 Amounts = Callable[[np.ndarray], np.ndarray]

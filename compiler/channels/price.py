@@ -11,8 +11,9 @@ from ..cost.sizes import Sizes
 from ..cost.storage import parameters, weight_bytes
 from ..dims import Dim
 from ..graph import const_tensor, nodes
-from .flow import Coupling, grouped
+from .coupling import Coupling
 from .grids import Ids
+from .reshaping import grouped
 from .solve import Flags
 
 

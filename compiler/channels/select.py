@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .coupling import Coupling
 from .feasible import feasible
-from .flow import Coupling
 from .solve import Flags, Solution, Units
 
 CLOSE = 0.002

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from ..dims import Dim
 from ..graph import attr, const, initializer
 from ..weights import Scratch
-from .flow import Coupling, Hold, grouped
+from .coupling import Coupling, Hold
 from .grids import FROZEN, Grid, Ids
+from .reshaping import grouped
 from .solve import Flags, Solution
 from .zeros import alive
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from .coupling import Coupling
+from .components import components
 from .even import cells
-from .flow import Coupling
 from .grids import FROZEN, Atoms, Ids
 from .rows import Lists
 from .rows import rows as leading_rows
@@ -250,5 +249,4 @@ def columns(found: Solution) -> np.ndarray:
 
 
 def _linked(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    links = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(count, count))
-    return np.asarray(connected_components(links, directed=False)[1])
+    return components(left, right, count)

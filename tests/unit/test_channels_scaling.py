@@ -1,4 +1,4 @@
-"""A million atoms are coupled in half a second and planned in about one: work is in arrays, not in Python per channel."""
+"""A million atoms are coupled in half a second and planned in about one: work is in arrays, not per channel."""
 
 from __future__ import annotations
 

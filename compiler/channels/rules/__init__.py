@@ -1,7 +1,20 @@
 """A rule per operator: how ids travel through it. Importing this package registers them all in flow.RULES."""
 
-from . import attention, contraction, elementwise, linear, normalise, quantised, recurrent, reduce, views
+from . import (
+    attention,
+    contraction,
+    elementwise,
+    indexing,
+    linear,
+    normalise,
+    quantised,
+    recurrent,
+    reduce,
+    resizing,
+    views,
+)
 
 __all__ = [
-    "attention", "contraction", "elementwise", "linear", "normalise", "quantised", "recurrent", "reduce", "views",
+    "attention", "contraction", "elementwise", "indexing", "linear", "normalise", "quantised", "recurrent", "reduce",
+    "resizing", "views",
 ]  # fmt: skip

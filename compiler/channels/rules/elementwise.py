@@ -73,7 +73,9 @@ def _broadcast(s: Step) -> None:
         divisor = i > 0 and op in (*DIVISIONS, "PRelu")
         if divisor and op in ("Div", "Mod"):
             _no_zeros(s, i)
-        parts.append(s.carry(i, to, zero=False if divisor else None))
+        # 0 to the power of 0 is 1.
+        raised = op == "Pow" and i == 0 and scalar(s.value(1)) is None
+        parts.append(s.carry(i, to, zero=False if divisor or raised else None))
     if op in PRODUCTS or op in (*DIVISIONS, "PRelu"):
         meet, every = any, True
     else:
