@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .coupling import Coupling
 from .components import components
+from .coupling import Coupling
 from .even import cells
 from .grids import FROZEN, Atoms, Ids
 from .rows import Lists
