@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from channelcheck import Case
-from channelnet import count, removals
+from rulenet import count, removals
 
 from corpus import exports, nets_blocks
 from edgec.compiler import driver

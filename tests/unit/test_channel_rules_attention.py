@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from channelnet import Net, count, node, removals
+from rulenet import Net, count, node, removals
 
 
 def _projections(net: Net, width: int, heads: int, kv: int, size: int, flat: bool, value_size: int | None = None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from channelnet import Net, count, removals
+from rulenet import Net, count, removals
 
 
 def test_attention_written_with_einsum() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from channelnet import Net, count, node, removals
+from rulenet import Net, count, node, removals
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

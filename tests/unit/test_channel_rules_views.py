@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from channelnet import Net, count, removals
+from rulenet import Net, count, removals
 
 
 def test_heads_merged_with_a_free_batch() -> None:

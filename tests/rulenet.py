@@ -1,4 +1,4 @@
-"""Small networks with random weights, for the rules of structured pruning.
+"""Small networks with random weights, operator by operator, for the rules of structured pruning.
 
     net = Net(x=(2, 4, 16))
     y = net("Relu", net("MatMul", "x", net.weight(16, 8)))
@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import onnx_ir as ir
 from channelcheck import Case, check_removal
 
 from edgec.compiler import shapes
 from edgec.compiler.channels.feasible import feasible
 from edgec.compiler.cost.sizes import Sizes
+from edgec.compiler.functions import BODIES, DOMAIN, declare
 from edgec.compiler.targets import OPSET
 
 Dims = Sequence[int | str]
@@ -65,8 +67,8 @@ class Net:
         self.nodes.append(node)
         return node.outputs[0] if outputs == 1 else list(node.outputs)
 
-    def model(self, *outputs: ir.Value) -> ir.Model:
-        """What is needed for these outputs."""
+    def model(self, *outputs: ir.Value, functions: Sequence[str] = ()) -> ir.Model:
+        """What is needed for these outputs, with these functions of ours: known ones, others are an Identity."""
         wanted = {v.producer() for v in outputs}
         for made in reversed(self.nodes):
             if made in wanted:
@@ -88,6 +90,14 @@ class Net:
         for out in outputs:
             out.type = out.type or ir.TensorType(ir.DataType.FLOAT)
         model = ir.Model(graph, ir_version=11)
+        for name in functions:
+            if name in BODIES:
+                declare(model, name)
+            else:
+                text = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> {name} (x) => (y) {{ y = Identity(x) }}'
+                made = ir.serde.deserialize_function(onnx.parser.parse_function(text))
+                model.functions[(DOMAIN, name, "")] = made
+                graph.opset_imports[DOMAIN] = 1
         shapes.infer(model)
         sizes = Sizes(model)
         for out in outputs:
