@@ -10,8 +10,8 @@ import numpy as np
 from .components import components
 
 Flags = np.ndarray
-PATIENCE = 1.0
-"""Seconds for one integer programme; the best that was found by then counts."""
+PATIENCE = 2000
+"""Nodes of one integer programme's search; the best that was found by then counts. Not seconds: results must repeat."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _programme(differences: np.ndarray, sizes: np.ndarray, sign: float) -> np.nd
     if differences.size:
         rules.append(LinearConstraint(np.unique(differences, axis=0), 0, 0))
     solved = milp(
-        sign * ones, constraints=rules, integrality=ones, bounds=Bounds(0, sizes), options={"time_limit": PATIENCE}
+        sign * ones, constraints=rules, integrality=ones, bounds=Bounds(0, sizes), options={"node_limit": PATIENCE}
     )
     if solved.x is None:
         return None
