@@ -15,7 +15,7 @@ from .shrink import replace_tensor
 
 STEPS = 16
 """How often the model is run anew on the way, so that later layers also mend what earlier ones could not."""
-RIDGES = (1e-4, 1e-2, 1.0)
+RIDGES = (1e-4, 1e-2, 1.0, 100.0)
 """Of the diagonal: which one, what was held out decides; or that nothing changes."""
 HELD_OUT = 5
 """One place in so many is held out."""
