@@ -26,6 +26,7 @@ from ..compiler.passbase import Context, Pass
 OF = ("channels", "parameters", "bytes", "macs")
 WEIGHTS = ("l1", "l2", "bn", "geometric-median")
 DATA = ("activation", "reconstruction")
+BY = WEIGHTS + DATA
 GRAINS = ("auto", "channels", "heads", "dims")
 
 
@@ -73,7 +74,7 @@ class MaskChannels(Pass):
         if not 0 < self.most <= 1:
             raise ValueError(f"most={self.most}: a share of an axis, above 0 to 1")
         for option, choices in (
-            ("of", OF), ("by", WEIGHTS + DATA), ("spread", ("local", "global")), ("grain", GRAINS),
+            ("of", OF), ("by", BY), ("spread", ("local", "global")), ("grain", GRAINS),
         ):  # fmt: skip
             if getattr(self, option) not in choices:
                 raise ValueError(f"{option}={getattr(self, option)}: choose one of {', '.join(choices)}")
