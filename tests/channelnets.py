@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import channelfused
 import numpy as np
 import onnx
 from channelgraph import IMAGE, TOKENS, Net, tokens
 from channelsteps import conv
 
-__all__ = ["IMAGE", "TOKENS", "Net", "build", "conv"]
+__all__ = ["IMAGE", "TOKENS", "Net", "build", "channelfused", "conv"]
 
 
 def build(steps: Sequence[str], seed: int, as_tokens: bool) -> onnx.ModelProto:
