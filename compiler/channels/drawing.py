@@ -11,9 +11,8 @@ from ..html_parts import Html, tag
 from .groups import Group
 
 COLORS = {"channel": "#3b82c4", "row": "#c4553b", "dimension": "#7a9a3b"}
-WIDE = 1100
-MOST = 400
-"""Nodes up to which springs find a good place for each in about a second; more stand in two columns."""
+WIDE, LEFT, RIGHT, TALL = 1100, 240, 560, 16
+"""Of the drawing, in its own units: its width, where the columns stand, and the distance of lines."""
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1140px;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #ddd;
@@ -63,28 +62,40 @@ def to_html(source: str, found: Sequence[Group], notes: Sequence[str]) -> str:
 
 
 def _svg(drawn: nx.Graph) -> Html:
-    """Each connected part laid out by itself, one below the other."""
-    parts, top = [], 0.0
-    for names in nx.connected_components(drawn):
-        part = drawn.subgraph(sorted(names))
-        tall = 60.0 + 26.0 * len(part)
-        if len(part) > MOST:
-            at = nx.bipartite_layout(part, [n for n in part if part.nodes[n]["kind"] != "weight"])
-        else:
-            tall = min(tall, 900.0)
-            at = nx.spring_layout(part, seed=0, iterations=60) if len(part) > 2 else nx.circular_layout(part)
-        place = {n: (80 + (x + 1) / 2 * (WIDE - 260), top + 20 + (y + 1) / 2 * (tall - 40)) for n, (x, y) in at.items()}
-        for a, b in part.edges:
-            (x1, y1), (x2, y2) = place[a], place[b]
-            parts.append(tag("line", x1=f"{x1:.0f}", y1=f"{y1:.0f}", x2=f"{x2:.0f}", y2=f"{y2:.0f}", stroke="#9996"))
-        parts += [_dot(drawn.nodes[n], *place[n]) for n in part]
-        top += tall
-    return tag("svg", *parts, viewBox=f"0 0 {WIDE} {max(top, 1):.0f}", role="img")
+    """Groups in one column, weights in another, those that are connected close to each other."""
+    groups, weights = _columns(drawn)
+    rows = {w: TALL * (k + 1.0) for k, w in enumerate(weights)}
+    place: dict[str, tuple[float, float]] = {w: (RIGHT, y) for w, y in rows.items()}
+    last = 0.0
+    for g in groups:
+        ys = [rows[w] for w in drawn[g]]
+        last = max(sum(ys) / len(ys) if ys else 0.0, last + TALL)
+        place[g] = (LEFT, last)
+    lines = [
+        tag("line", tag("title", f"{a[2:] if a in rows else b[2:]}: axis {d['label']}"),
+            x1=f"{place[a][0]:.0f}", y1=f"{place[a][1]:.1f}", x2=f"{place[b][0]:.0f}", y2=f"{place[b][1]:.1f}",
+            stroke=COLORS[drawn.nodes[b if a in rows else a]["kind"]], stroke_opacity="0.5")
+        for a, b, d in drawn.edges(data=True)
+    ]  # fmt: skip
+    high = max([last, *rows.values()], default=0.0) + 2 * TALL
+    marks = [_mark(drawn.nodes[n], *place[n]) for n in (*groups, *weights)]
+    return tag("svg", *lines, *marks, viewBox=f"0 0 {WIDE} {high:.0f}", role="img")
 
 
-def _dot(data: dict[str, str], x: float, y: float) -> Html:
+def _columns(drawn: nx.Graph) -> tuple[list[str], list[str]]:
+    """Groups in the order in which one comes from one to the next, weights by the mean place of their groups."""
+    groups = [n for part in nx.connected_components(drawn) for n in nx.dfs_preorder_nodes(drawn, min(part))
+              if drawn.nodes[n]["kind"] != "weight"]  # fmt: skip
+    at = {g: k for k, g in enumerate(groups)}
+    weights = [n for n in drawn if n not in at]
+    weights.sort(key=lambda w: (sum(at[g] for g in drawn[w]) / len(drawn[w]), w))
+    return groups, weights
+
+
+def _mark(data: dict[str, str], x: float, y: float) -> Html:
     weight = data["kind"] == "weight"
-    mark = tag("circle", cx=f"{x:.0f}", cy=f"{y:.0f}", r="4" if weight else "8",
-               fill="#888" if weight else COLORS[data["kind"]])  # fmt: skip
-    text = tag("text", data["label"], x=f"{x + 10:.0f}", y=f"{y + 4:.0f}", font_size="10" if weight else "12")
-    return tag("g", mark, text)
+    circle = tag("circle", cx=f"{x:.0f}", cy=f"{y:.1f}", r="3" if weight else "6",
+                 fill="#888" if weight else COLORS[data["kind"]])  # fmt: skip
+    text = tag("text", data["label"], x=f"{x + (8 if weight else -12):.0f}", y=f"{y + 4:.1f}",
+               font_size="11" if weight else "12", text_anchor="start" if weight else "end")  # fmt: skip
+    return tag("g", circle, text)
