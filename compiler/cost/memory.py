@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..dims import Dim
+from .bounds import maximum
 from .lifetimes import Builder, Lifetimes, Numbers, most, outer_reads, walk
 from .node import plus
 from .ordering import least_memory
@@ -17,6 +18,9 @@ from .walk import Liveness
 
 TYPICAL_SIDE, TYPICAL_LENGTH = 224, 128
 """Sizes at which an order is chosen where a free dimension is not given: of an image's side, and of a sequence."""
+
+COMPARED = 64
+"""Steps of different sizes up to which the peak is worked out for all sizes of the symbols; pairs are compared."""
 
 
 def memory(model: ir.Model, sizes: Sizes, at: Mapping[str, int] | None = None, live: Liveness | None = None) -> Memory:
@@ -48,7 +52,7 @@ def memory(model: ir.Model, sizes: Sizes, at: Mapping[str, int] | None = None, l
         return result
     alive = walk(found, order)
     worst = _worst([numbers(size) for size in alive])
-    result.peak, result.at_peak = alive[worst], _at(found, order, worst)
+    result.peak, result.at_peak = _peak(alive, worst), _at(found, order, worst)
     result.peak_given = result.peak if order == given else most(found, numbers)
     result.order, result.live = _nodes(found, order, alive)
     return result
@@ -63,6 +67,12 @@ def typical(model: ir.Model, sizes: Sizes) -> dict[str, int]:
             for name in symbols(dim):
                 found.setdefault(name, 1 if i == 0 else TYPICAL_SIDE if len(dims) > 3 else TYPICAL_LENGTH)
     return found
+
+
+def _peak(alive: Sequence[Dim], worst: int) -> Dim:
+    """The largest at every size of the symbols; where too many differ, what is largest at the sizes looked at."""
+    different = set(alive)
+    return maximum(different) if len(different) <= COMPARED else alive[worst]
 
 
 def _worst(live: Sequence[int]) -> int:

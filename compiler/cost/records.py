@@ -62,8 +62,9 @@ class Memory:
     """Activations over the steps of the best order that was found; bytes.
 
     Attributes:
-        peak: the largest sum of live activations, inputs and outputs included, weights not. With symbols: the peak at
-            the sizes that the order was chosen for, as a polynomial (the sum of what is live at that step).
+        peak: the largest sum of live activations, inputs and outputs included, weights not. With symbols: the maximum
+            over the steps of this order at every size; of a network with many different steps, the sum of what is live
+            where most is at the sizes that the order was chosen for.
         peak_given: the same in the order in which the model lists its nodes.
         order: indices of the main graph's nodes, in the order found.
         live: what is live at each step of that order.
