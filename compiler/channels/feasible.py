@@ -10,7 +10,7 @@ from .solve import Flags, Solution, columns
 
 
 def feasible(found: Solution, dead: Flags, score: np.ndarray | None = None) -> Flags:
-    """A closed and valid subset of `dead`, as large as can be found class by class.
+    """A closed and valid subset of `dead`: the largest where no ids are tied, else what a greedy choice finds.
 
     Classes that hold nothing a mask could set to zero join where closure demands. What can't go is brought back, the
     highest `score` (per class) first: until slabs agree with their members, rows of ragged grids lose equally many,
