@@ -162,7 +162,7 @@ class _Counter:
         return self.sizes.given.get(symbol, d.atom(symbol))
 
     def _branches(self, node: ir.Node, inner: list[ir.Graph], runs: Dim) -> list[Layer]:
-        """Both branches; the one that costs less runs never."""
+        """Both branches; the one that costs less, as far as it can be told, runs never."""
         both = [self.layers(g, runs) for g in inner]
         only = chosen(node)
         if only is not None:
@@ -170,7 +170,10 @@ class _Counter:
         else:
             loser = self._cheaper(node, both)
         for layer in both[loser]:
+            # Of a branch that may run, what couldn't be counted is still said: it might be the dearer one.
+            why = layer.unknown if only is None else ""
             _never(layer)
+            layer.unknown = why
         return [layer for branch in both for layer in branch]
 
     def _cheaper(self, node: ir.Node, both: list[list[Layer]]) -> int:

@@ -316,3 +316,23 @@ def test_an_operator_of_an_unknown_domain_is_listed() -> None:
     found = analyze(ir.Model(graph, ir_version=10))
     assert found.unknown == ["it (com.example::Mystery): the operator is not known"]
     assert costs(found) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_an_unknown_operator_in_the_cheaper_branch_is_listed_unless_it_never_runs(decided: bool) -> None:
+    def branch(node: ir.Node) -> ir.Graph:
+        return ir.Graph([], node.outputs, nodes=[node], opset_imports={"": OPSET})
+
+    x = ir.Value(name="x", shape=ir.Shape([3]), type=ir.TensorType(ir.DataType.FLOAT))
+    c = ir.Value(name="c", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+    outs = [ir.Value(name=n, shape=ir.Shape([3]), type=ir.TensorType(ir.DataType.FLOAT)) for n in ("p", "q", "y")]
+    known = branch(ir.node("Exp", [x], outputs=outs[:1], name="known"))
+    foreign = branch(ir.node("Mystery", [x], domain="com.example", outputs=outs[1:2], name="it"))
+    if decided:
+        c.const_value = ir.tensor(np.bool_(True), name="c")
+    attributes = {"then_branch": known, "else_branch": foreign}
+    choose = ir.node("If", [c], attributes, outputs=outs[2:], name="if")
+    inputs, initializers = ([x], [c]) if decided else ([x, c], [])
+    graph = ir.Graph(inputs, outs[2:], nodes=[choose], initializers=initializers, opset_imports={"": OPSET})
+    found = analyze(ir.Model(graph, ir_version=10))
+    assert [u.startswith("it (com.example::Mystery)") for u in found.unknown] == ([] if decided else [True])
