@@ -9,13 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import attr, const, is_const, rank, sole_user
-from ..session import Session
+from ..streaming import Fetcher, Runs, places, windows
 from .coupling import Coupling
 from .importance import add_relative
 from .solve import Solution
-
-Runs = Sequence[Mapping[str, np.ndarray]]
-"""Sets of named inputs."""
 
 ROWS = 8192
 """Places in the output of a layer that are looked at, all runs together."""
@@ -71,32 +68,13 @@ class Reader:
     def rows(self, x: np.ndarray, y: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to `count` places, the same for the same seed and sizes: inputs (places x channels x kernel), outputs."""
         if self.node.op_type != "Conv":
-            at = _places(int(np.prod(x.shape[:-1])), count, seed)
+            at = places(int(np.prod(x.shape[:-1])), count, seed)
             return x.reshape(-1, x.shape[-1])[at][..., None], y.reshape(-1, y.shape[-1])[at]
         spatial = y.shape[2:]
-        at = _places(y.shape[0] * int(np.prod(spatial)), count, seed)
+        at = places(y.shape[0] * int(np.prod(spatial)), count, seed)
         index = np.unravel_index(at, (y.shape[0], *spatial))
         outputs = np.moveaxis(y, 1, -1)[index]
-        return _windows(self.node, x, index, self.weight.shape.numpy()[2:]), outputs  # type: ignore[union-attr]
-
-
-def _places(total: int, count: int, seed: int) -> np.ndarray:
-    if total <= count:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
-
-
-def _windows(node: ir.Node, x: np.ndarray, index: tuple[np.ndarray, ...], kernel: Sequence[int]) -> np.ndarray:
-    """What a convolution's filters see at these places: places x channels x kernel."""
-    n = len(kernel)
-    pads = list(attr(node, "pads", [0] * 2 * n))
-    strides, dilations = attr(node, "strides", [1] * n), attr(node, "dilations", [1] * n)
-    x = np.pad(x, [(0, 0), (0, 0), *((pads[d], pads[n + d]) for d in range(n))])
-    taps = np.stack([t.reshape(-1) for t in np.indices(tuple(kernel))])
-    place = [index[0][:, None]]
-    for d in range(n):
-        place.append(index[1 + d][:, None] * strides[d] + taps[d][None] * dilations[d])
-    return np.asarray(np.moveaxis(x, 1, -1)[tuple(place)].transpose(0, 2, 1))
+        return windows(self.node, x, index, self.weight.shape.numpy()[2:]), outputs  # type: ignore[union-attr]
 
 
 def readers(model: ir.Model, depthwise: bool = False) -> list[Reader]:
@@ -142,13 +120,8 @@ def _bias(node: ir.Node) -> ir.Value | None:
 
 def fetched(model: ir.Model, layers: Sequence[Reader], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Inputs and outputs of these layers in one run, by name."""
-    names = list(dict.fromkeys(str(v.name) for r in layers for v in (r.x, r.y)))
-    seen = model.clone()
-    have = {v.name for v in seen.graph.outputs} | {v.name for v in seen.graph.inputs}
-    wanted = {v.name: v for n in seen.graph for v in n.outputs}
-    seen.graph.outputs.extend(wanted[n] for n in names if n not in have)
-    found = Session(seen).run(feeds, [n for n in names if n not in feeds])
-    return {n: feeds[n] if n in feeds else found[n] for n in names}
+    found = Fetcher(model, [v for r in layers for v in (r.x, r.y)]).run(feeds)
+    return {str(v.name): a for v, a in found.items()}
 
 
 def parts(layers: Sequence[Reader], feeds: Mapping[str, np.ndarray], most: int = 1 << 30) -> Iterator[list[Reader]]:
