@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.channels.activations import activation_scores
+from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling
 from ..compiler.channels.flow import couple
@@ -23,7 +24,7 @@ from ..compiler.channels.solve import Flags, Solution, Units, solve, units
 from ..compiler.errors import UsageError
 from ..compiler.passbase import Context, Pass
 
-OF = ("channels", "parameters", "bytes", "macs")
+OF = ("channels", "parameters", "bytes", "macs", "time")
 WEIGHTS = ("l1", "l2", "bn", "geometric-median")
 DATA = ("activation", "reconstruction")
 BY = WEIGHTS + DATA
@@ -41,7 +42,8 @@ class MaskChannels(Pass):
 
     Options:
         ratio: how much shall go, 0 to 1, of what `of` says.
-        of: macs, parameters, bytes, or channels (so many of every group).
+        of: macs, parameters, bytes, time (the roofline's, see docs/devices.md), or channels (so many of every group).
+        device: whose time; where none is named, one that is like the target.
         by: how importance is measured, over all slices of a group, each relative to its layer's mean. From weights:
             l1, l2, bn (scales of batch normalisations), geometric-median; from inputs: activation (the energy that a
             channel contributes), reconstruction (what the others can't make up for).
@@ -58,6 +60,7 @@ class MaskChannels(Pass):
     lossy: ClassVar[bool] = True
     ratio: float = 0.5
     of: str = "macs"
+    device: str = ""
     by: str = "l2"
     spread: str = "local"
     grain: str = "auto"
@@ -94,13 +97,14 @@ class MaskChannels(Pass):
             ctx.note("no channels that could be removed were found")
             return 0
         groups = families(coupling, found, every, scores, usable, self.align, self.most, self.spread == "global")
-        price = Price(model, coupling)
+        clock = Clock(model, device_of(self.device, ctx.target), ctx.inputs) if self.of == "time" else None
+        price = Price(model, coupling, clock)
         if self.of == "channels":
             dead = taken(found, groups, [f.count(self.ratio) for f in groups], scores)
         else:
             dead = search(found, groups, scores, self.ratio, lambda d: 1 - price.left(d[found.of])[self.of])
         left = price.left(dead[found.of])
-        parts = ", ".join(f"{1 - left[k]:.1%} of {k}" for k in ("macs", "parameters"))
+        parts = ", ".join(f"{1 - left[k]:.1%} of {k}" for k in ("macs", "parameters", "time") if k in left)
         ctx.note(f"{int(dead.sum())} of {found.count - 1} groups of slices are masked: {parts}")
         if self.of != "channels" and 1 - left[self.of] < self.ratio - 0.03:
             ctx.note(f"asked for {self.ratio:.0%} of {self.of}; what can go, `most` and `align` allow no more")

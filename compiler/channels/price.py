@@ -11,6 +11,7 @@ from ..cost.sizes import Sizes
 from ..cost.storage import parameters, weight_bytes
 from ..dims import Dim
 from ..graph import const_tensor, nodes
+from .clock import Clock
 from .coupling import Coupling
 from .grids import Ids
 from .reshaping import grouped
@@ -20,8 +21,9 @@ from .solve import Flags
 class Price:
     """Prices of candidates, a millisecond or so each: only weights and operators with a label are looked at again."""
 
-    def __init__(self, model: ir.Model, coupling: Coupling) -> None:
-        self.coupling = coupling
+    def __init__(self, model: ir.Model, coupling: Coupling, clock: Clock | None = None) -> None:
+        """With a `clock`, the time on its device is a figure, too."""
+        self.coupling, self._clock = coupling, clock
         self._sizes = Sizes(model)
         self._linear = [n for n in nodes(model) if n.domain == "" and n.op_type in MACS]
         self._weights = {v: t for v in coupling.holds if (t := const_tensor(v)) is not None}
@@ -37,11 +39,14 @@ class Price:
             lost += tensor.size - size
             lost_bytes += (tensor.size - size) * tensor.dtype.bitwidth // 8
         macs = self._macs(smaller)
-        return {
+        found = {
             "parameters": 1 - lost / max(self.parameters, 1),
             "bytes": 1 - lost_bytes / max(self.bytes, 1),
             "macs": macs / self.macs if macs and self.macs else 1.0,
         }
+        if self._clock is not None:
+            found["time"] = self._clock.left(smaller)
+        return found
 
     def _macs(self, sizes: _Measures) -> float:
         """MACs where they are numbers. Free dimensions count as 1: they are the same before and after."""

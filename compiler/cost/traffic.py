@@ -82,8 +82,7 @@ class Traffic:
         return found
 
     def _as_stored(self, op: Op, value: ir.Value) -> Dim:
-        tensors = (const_tensor(source) for source in self._sources(value))
-        total = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        total = sum(map(self.weight_bytes, self._sources(value)))
         if value.producer() is None:
             return total
         try:
@@ -91,6 +90,11 @@ class Traffic:
         except Unknown:
             return total
         return min(total, written_out) if isinstance(written_out, int) and total else written_out
+
+    def weight_bytes(self, constant: ir.Value) -> int:
+        """Bytes of a constant that is given, not computed."""
+        tensor = const_tensor(constant)
+        return 0 if tensor is None else tensor.nbytes
 
     def _sources(self, value: ir.Value) -> frozenset[ir.Value]:
         """The constants that a constant value is computed from."""

@@ -355,7 +355,7 @@ def test_depthwise_layers_are_fitted_channel_by_channel() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    ["ratio=1", "ratio=-0.1", "of=time", "by=guess", "spread=wide", "grain=atoms", "align=0", "most=0", "ratios=0.5"],
+    ["ratio=1", "ratio=-0.1", "of=hours", "by=guess", "spread=wide", "grain=atoms", "align=0", "most=0", "ratios=0.5"],
 )
 def test_wrong_options_are_named(options: str) -> None:
     with pytest.raises(UsageError, match=options.split("=")[0]):
