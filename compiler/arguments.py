@@ -73,6 +73,7 @@ def compiler_parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("output")
     g.add_argument("--report", action="append", default=[], metavar="OUT.html|OUT.json", help="write a report")
+    g.add_argument("--no-latency", action="store_true", help="don't time the model before and after pruning")
     g.add_argument("--json", action="store_true", help="print the report as JSON instead of a summary")
     g.add_argument("-q", dest="quiet", action="store_true", help="print errors, and what other options ask for, only")
     g.add_argument("-v", dest="verbose", action="count", default=0, help="print what almost fired, too")

@@ -204,6 +204,7 @@ def _driven(
             max_error=o.max_error,
             min_snr=o.min_snr,
             verify=o.verify,
+            latency=not o.no_latency,
             strict=o.strict,
             io=o.io,
             opset=o.opset,

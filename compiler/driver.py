@@ -22,6 +22,7 @@ from .cost.records import Analysis
 from .data import Samples
 from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
+from .latency import Shrunk, time_both
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
@@ -63,6 +64,7 @@ def compile(
     max_error: float | None = None,
     min_snr: float | None = None,
     verify: VerifyMode = "each",
+    latency: bool = True,
     strict: bool = False,
     io: str = "fp32",
     opset: int | None = None,
@@ -86,6 +88,7 @@ def compile(
         max_error: largest error of any output against the original model, relative to that output's largest value.
         min_snr: smallest signal-to-noise ratio of any output against the original model, in dB.
         verify: check after each pass that rewrote something, only at the end, or never. The file is proven unless off.
+        latency: where passes removed parts of the model, time it before and after. Not with verify="off".
         strict: a pass that breaks its promise is an error instead of being undone.
         io: element type of float inputs and outputs of the file, fp32 or fp16.
         opset: ONNX targets: the opset of the file.
@@ -106,8 +109,9 @@ def compile(
     kind = pipelines.precision_of(level, where, precision)
     steps = [*pipelines.build(pipelines.pipeline(level, where, kind, passes, opset)), *_extra(extra_passes)]
     h = clock.hooks
+    shrunk = Shrunk(steps, h.pass_ended)
     watched = Options(
-        verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, h.pass_ended
+        verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, shrunk.ended
     )
     scratch = Scratch(_path(workdir))
     try:
@@ -132,6 +136,9 @@ def compile(
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load)
             report.accuracy = report.proof.accuracy
+            if latency and shrunk.model is not None:
+                with clock("latency"):
+                    time_both(report, ref.model, shrunk.model, ref.samples.first)
         report.peak_bytes, report.versions = peak_bytes(), versions()
         if report.proof is not None and not report.proof.ok:
             raise VerifyFailed(proof.failure(report), report)

@@ -63,6 +63,15 @@ def change(before: int | None, after: int | None) -> str:
     return f"{text} {'less' if less else 'more'}"
 
 
+def speed(before: float, after: float) -> str:
+    """What became of a time: `1.83× faster`, `5% slower`, `as fast` within a few percent."""
+    factor = max(before, after) / max(min(before, after), 1e-9)
+    if factor < 1.03:
+        return "as fast"
+    text = f"{digits(factor)}×" if factor >= 1.095 else f"{100 * (factor - 1):.0f}%"
+    return f"{text} {'faster' if after < before else 'slower'}"
+
+
 def error(x: float) -> str:
     """An error: `1.2e-07`, `0` when there is none at all."""
     return "0" if x == 0 else f"{x:.1e}" if math.isfinite(x) else f"{x}"

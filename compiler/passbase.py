@@ -60,6 +60,8 @@ class Pass(abc.ABC):
     """A lossy pass changes numbers only; an exact pass changes everything but the function."""
     unpacks: ClassVar[bool] = False
     """Whether it may make the stored weights grow, since the target can't store them packed: elsewhere a fault."""
+    shrinks: ClassVar[bool] = False
+    """Whether it removes parts of the model, so that it should run faster: the report then says whether it does."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, ctx: Context) -> int:

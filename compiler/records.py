@@ -10,6 +10,9 @@ from .verify import Comparison
 if TYPE_CHECKING:
     from .cost.records import Analysis
 
+NOISE = 1.03
+"""How many times slower is still called the same: medians of two runs of one model differ by as much."""
+
 Status = Literal["ok", "unchanged", "undone", "skipped"]
 
 
@@ -92,6 +95,24 @@ class Proof:
     accuracy: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class Latency:
+    """Median seconds of one run in onnxruntime, on one thread, before and after parts of a model were removed.
+
+    Attributes:
+        runs: how often each was run, in turn.
+    """
+
+    before: float
+    after: float
+    runs: int
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is, or at least as fast."""
+        return self.after <= self.before * NOISE
+
+
 @dataclass
 class Report:
     """Everything about one compilation. `report.to_json` gives it as a versioned, documented JSON document."""
@@ -118,6 +139,8 @@ class Report:
     accuracy: tuple[float, float] | None = None
     """With labelled inputs: top-1 of the original and of the file, 0 to 1, and how many samples (`samples`)."""
     samples: int = 0
+    latency: Latency | None = None
+    """Where passes removed parts of the model: whether it runs faster. None where none did, or nobody measured."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Step (load, passes, checks, lower, proof …) → seconds."""
     peak_bytes: int = 0

@@ -45,6 +45,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "passes": [_pass(p) for p in report.passes],
         "proof": None if report.proof is None else _proof(report.proof),
         "accuracy": _accuracy(report),
+        "latency": _latency(report),
         "warnings": list(report.warnings),
         "seconds": {step: _figure(s) for step, s in report.seconds.items()},
         "peak_bytes": report.peak_bytes,
@@ -164,6 +165,13 @@ def _proof(p: Proof) -> dict[str, Any]:
         "probed": p.probed,
         "seconds": _figure(p.seconds),
     }
+
+
+def _latency(report: Report) -> dict[str, Any] | None:
+    found = report.latency
+    if found is None:
+        return None
+    return {"before": _figure(found.before), "after": _figure(found.after), "runs": found.runs, "threads": 1}
 
 
 def _accuracy(report: Report) -> dict[str, Any] | None:

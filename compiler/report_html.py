@@ -61,6 +61,10 @@ def _cards(d: Json) -> Html:
         card("Nodes", fig.count(b["nodes"]), _became(fig.count, a["nodes"], b["nodes"])),
         card("MACs per run", fig.count(b["macs"]), _became(fig.count, a["macs"], b["macs"])),
     ]
+    if d["latency"] is not None:
+        t = d["latency"]
+        words = f"was {fig.duration(number(t['before']))}, onnxruntime, one thread"
+        cards.append(card("One run", fig.duration(number(t["after"])), words))
     if d["accuracy"] is not None:
         acc = d["accuracy"]
         words = f"was {acc['before']:.2%}, {acc['samples']:,} samples"

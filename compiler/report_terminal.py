@@ -107,6 +107,9 @@ def _sizes(report: Report) -> RenderableType:
         change = fig.change(before, after)
         style = _OK if better else "yellow" if change.endswith("more") else _DIM
         table.add_row(name, form(before), Text(form(after), _HEAD), Text(change, style))
+    if (t := report.latency) is not None:
+        words = Text(f"{fig.speed(t.before, t.after)} in onnxruntime here, one thread", _OK if t.faster else "yellow")
+        table.add_row("one run", fig.duration(t.before), Text(fig.duration(t.after), _HEAD), words)
     return table
 
 

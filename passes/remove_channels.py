@@ -41,6 +41,7 @@ class RemoveChannels(Pass):
     """
 
     name: ClassVar[str] = "remove-channels"
+    shrinks: ClassVar[bool] = True
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many weights became smaller, or zero where they weren't."""

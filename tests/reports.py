@@ -15,7 +15,7 @@ import onnx_ir as ir
 from edgec.compiler import graph
 from edgec.compiler.numerics import Difference
 from edgec.compiler.passbase import Context, Pass
-from edgec.compiler.records import PassRecord, Proof, Report, Stats
+from edgec.compiler.records import Latency, PassRecord, Proof, Report, Stats
 from edgec.compiler.rounding import insert_pair
 from edgec.compiler.verify import Comparison
 
@@ -66,6 +66,7 @@ def full(text: str = "mobile", output: str = "logits") -> Report:
         proof=Proof(figures(output, 3.9e-7, 124.6), lossy, [], RAN, True, 1e-4, 0.42, accuracy=(0.9042, 0.9036)),
         accuracy=(0.9042, 0.9036),
         samples=1000,
+        latency=Latency(0.0232, 0.0127, 12),
         seconds={"load": 0.08, "passes": 1.9, "proof": 0.42},
         peak_bytes=612_000_000,
     )

@@ -1,0 +1,88 @@
+"""Whether a model that lost channels is faster for it: the original and what is left run in turn in onnxruntime."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from . import process
+from .errors import ModelError
+from .passbase import Pass
+from .records import Latency, PassRecord, Report
+from .session import Session
+
+BUDGET = 1.0
+"""Seconds for all timed runs."""
+LEAST, MOST = 3, 25
+"""Timed runs of each model."""
+
+
+@dataclass
+class Shrunk:
+    """Keeps the model as the last pass that makes models smaller left it: what comes later need not run here.
+
+    Attributes:
+        steps: the passes that will run.
+        then: called after each pass, too.
+        model: None where no such pass changed anything.
+    """
+
+    steps: Sequence[Pass]
+    then: Callable[[PassRecord, ir.Model], None]
+    model: ir.Model | None = None
+    _specs: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._specs = {p.spec for p in self.steps if p.shrinks}
+
+    def ended(self, record: PassRecord, model: ir.Model) -> None:
+        if record.status == "ok" and record.spec in self._specs:
+            self.model = model.clone()
+        self.then(record, model)
+
+
+def compared(original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> Latency:
+    """Median seconds of both, on one thread, onnxruntime optimising both as it does by default; nothing is rounded.
+
+    Runs alternate, so that both see the same machine, for about a second in all, three times each at least.
+    Raises ModelError where onnxruntime can't run one of them.
+    """
+    sessions = [Session(m, threads=1, exact=True, options=_default()) for m in (original, left)]
+    for s in sessions:
+        s.run(inputs)
+    taken: list[list[float]] = [[], []]
+    end = time.perf_counter() + BUDGET
+    while len(taken[0]) < LEAST or (len(taken[0]) < MOST and time.perf_counter() < end):
+        for s, seconds in zip(sessions, taken, strict=True):
+            start = time.perf_counter()
+            s.run(inputs)
+            seconds.append(time.perf_counter() - start)
+    before, after = (statistics.median(seconds) for seconds in taken)
+    return Latency(before, after, len(taken[0]))
+
+
+def _default() -> Any:
+    options = process.onnxruntime().SessionOptions()
+    # Weights that are stored packed are unpacked once: else they would be in every run of one of the two.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
+def time_both(report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> None:
+    """Write into the report what `compared` finds; warn where the smaller model is the slower one."""
+    try:
+        found = report.latency = compared(original, left, inputs)
+    except ModelError as e:
+        report.warnings.append(f"how much time pruning saves could not be measured: {e}")
+        return
+    if not found.faster:
+        report.warnings.append(
+            f"what pruning left is slower than the original here, {found.after / found.before:.2f} times: axes whose "
+            "lengths are no multiples of 8 or 16 can cost more than they save; give mask-channels a larger `align`"
+        )
