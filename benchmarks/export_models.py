@@ -1,5 +1,7 @@
 """Export the full-size networks that the benchmarks measure: torchvision's where it imports, else our definitions.
 
+They are those of benchmarks/networks.py.
+
     pip install torch torchvision onnx onnxscript        # in an environment of its own
     python -m benchmarks.export_models OUT [NAME ...] [--modes dynamo legacy dynamo_dyn legacy_dyn]
 
@@ -11,24 +13,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-from torch import nn
 
-from tests.corpus.exports import MODES, NETS, prepare, write
+from tests.corpus.exports import MODES, write
 
-try:
-    import torchvision
-except ImportError:
-    torchvision = None
-
-
-def builder(name: str) -> Callable[[], nn.Module]:
-    """torchvision's constructor of that name, without weights; ours where it has none."""
-    constructor = getattr(torchvision.models, name, None) if torchvision else None
-    return (lambda: constructor(weights=None)) if constructor else NETS[name].build
+from .networks import NETS, made
 
 
 def main() -> None:
@@ -41,7 +32,7 @@ def main() -> None:
     for mode in options.modes:
         for name in options.names or NETS:
             net = NETS[name]
-            model = prepare(builder(name), net.example(batch=4))
+            model = made(name)
             scratch = options.out / f".{name}.{mode}.onnx"
             start = time.perf_counter()
             write(model, net, mode, scratch)

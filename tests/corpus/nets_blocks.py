@@ -137,12 +137,17 @@ class LlamaBlock(nn.Module):
 
 
 class Llama(nn.Module):
-    def __init__(self, interleaved: bool = False) -> None:
+    """A decoder of at most `most` tokens; small unless it is told otherwise."""
+
+    def __init__(
+        self, interleaved: bool = False, depth: int = 2, width: int = 40, heads: int = 6, kv: int = 3, size: int = 8,
+        hidden: int = 56, vocabulary: int = 50, most: int = 16,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.embed = nn.Embedding(50, 40)
-        self.blocks = nn.ModuleList(LlamaBlock(40, 6, 3, 8, 56, interleaved) for _ in range(2))
-        self.norm, self.head = RmsNorm(40), nn.Linear(40, 50, bias=False)
-        angles = torch.outer(torch.arange(16.0), 100 ** (-torch.arange(0, 8, 2) / 8)).repeat(1, 2)
+        self.embed = nn.Embedding(vocabulary, width)
+        self.blocks = nn.ModuleList(LlamaBlock(width, heads, kv, size, hidden, interleaved) for _ in range(depth))
+        self.norm, self.head = RmsNorm(width), nn.Linear(width, vocabulary, bias=False)
+        angles = torch.outer(torch.arange(float(most)), 100 ** (-torch.arange(0, size, 2) / size)).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
