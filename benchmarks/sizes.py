@@ -1,11 +1,11 @@
-"""What is known of the sizes and the peak memory of models with free dimensions: the figures of decision 9 and docs/memory.md.
+"""Sizes with free dimensions, and the least memory: how much is known (decision 9, docs/memory.md).
 
     python -m benchmarks.export_models MODELS          # needs torch; see there
     pip install onnx-shape-inference                   # the one that is compared
     python -m benchmarks.sizes MODELS
 
-Counts, over the corpus and the exports in MODELS: tensors of models with free dimensions that each tool does not size in
-the inputs' symbols, processor seconds, and for how many files the peak of memory is proven to be the least.
+Counts, over the corpus and the exports in MODELS: tensors of models with free dimensions that each tool does not size
+in the inputs' symbols, processor seconds, and for how many files the peak of memory is proven to be the least.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def main() -> None:
     print("| | tensors not sized in the inputs' symbols | models with such | CPU seconds for all |\n|---|---|---|---|")
     for name in TOOLS:
         print(f"| {name} | {unknown[name]:,} | {models[name]} | {seconds[name]:.2f} |")
-    print(f"\npeak proven to be the least: {proven} of {every} files; another order than the file's is better: {better}")
+    print(f"\npeak proven to be the least: {proven} of {every} files; lower in another order than the file's: {better}")
 
 
 if __name__ == "__main__":
