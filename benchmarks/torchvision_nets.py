@@ -27,10 +27,11 @@ SIZES = {"inception_v3": 299, "ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_larg
 
 
 def names() -> list[str]:
+    """The small ones first."""
     found = models.list_models(module=models)
     for module in (models.segmentation, models.detection):
         found += models.list_models(module=module)
-    return found
+    return sorted(found, key=lambda name: int(next(iter(models.get_model_weights(name))).meta["num_params"]))
 
 
 class Flat(nn.Module):
