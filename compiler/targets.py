@@ -16,6 +16,49 @@ OPSET = 25
 
 
 @dataclass(frozen=True)
+class Storage:
+    """What packed weights a target stores, and unpacks itself while it loads or runs a model.
+
+    Sources: coremltools 9.0, `ops/defs/iOS16/constexpr_ops.py` and `iOS18/compression.py` (types and docstrings);
+    for ONNX, what onnxruntime 1.32 runs at the pinned opset, by the tests. docs/storage.md shows the forms.
+
+    Attributes:
+        integers: bits of integers with a scale, and perhaps a zero point, per tensor or per channel.
+        blocks: whether a few elements may share a scale; else all of a channel do.
+        tables: bits of indices into a table of numbers.
+        groups: whether groups of channels may have tables of their own, and entries be vectors.
+        scaled: whether what is looked up may be multiplied by a scale per channel or block.
+        sparse: whether zeros may be left out, marked in a bitmap.
+        joint: whether what is left may be integers or indices, as above.
+        formats: short floats that are stored as they are.
+        remainders: whether the last block or group may be smaller than the others.
+    """
+
+    integers: tuple[int, ...] = ()
+    blocks: bool = False
+    tables: tuple[int, ...] = ()
+    groups: bool = False
+    scaled: bool = False
+    sparse: bool = False
+    joint: bool = False
+    formats: tuple[str, ...] = ("float16",)
+    remainders: bool = False
+
+
+IOS16 = Storage((8,), tables=(1, 2, 4, 6, 8), sparse=True)
+"""constexpr_affine_dequantize, constexpr_lut_to_dense, constexpr_sparse_to_dense: one of them for each weight."""
+
+IOS18 = Storage((2, 3, 4, 6, 8), True, (1, 2, 3, 4, 6, 8), groups=True, scaled=True, sparse=True, joint=True)
+"""Forms of iOS 18 read each other's results. Integers of 2, 3 and 6 bits are indices into a table of integers."""
+
+ANY_ONNX = Storage(
+    IOS18.integers, True, IOS18.tables, True, True, True, True,
+    ("float16", "bfloat16", "float8e4m3", "float8e5m2"), True,
+)  # fmt: skip
+"""DequantizeLinear, Cast, and the local functions of functions.py."""
+
+
+@dataclass(frozen=True)
 class Target:
     """A place where the model will run.
 
@@ -26,7 +69,8 @@ class Target:
         version: Core ML: the iOS version as an integer (15 … 18, 26); 0 elsewhere.
         spec: Core ML: specificationVersion of the model file.
         opset: Core ML: the name of the MIL opset (`CoreML5` … `CoreML9`).
-        weight_bits: integer widths that the target stores natively, dequantised while loading or running.
+        weight_bits: integer types that the target stores natively, dequantised while loading or running.
+        storage: all packed forms of a weight that it stores.
         float16: whether computing in float16 is the target's default.
         attention: whether the target has a fused scaled-dot-product attention.
         fp16_rnn: whether recurrent operators accept float16 (iOS 17 and later).
@@ -41,6 +85,7 @@ class Target:
     spec: int = 0
     opset: str = ""
     weight_bits: tuple[int, ...] = ()
+    storage: Storage = Storage()
     float16: bool = False
     attention: bool = False
     fp16_rnn: bool = True
@@ -65,11 +110,19 @@ TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         _ios(15, 6, "CoreML5", fp16_rnn=False, fp16_io=False),
-        _ios(16, 7, "CoreML6", weight_bits=(8,), fp16_rnn=False),
-        _ios(17, 8, "CoreML7", weight_bits=(8,)),
-        _ios(18, 9, "CoreML8", weight_bits=(4, 8), attention=True),
-        _ios(26, 10, "CoreML9", weight_bits=(4, 8), attention=True),
-        Target("onnx", "onnx", ".onnx", "ONNX model for any runtime", weight_bits=(4, 8), attention=True),
+        _ios(16, 7, "CoreML6", weight_bits=(8,), storage=IOS16, fp16_rnn=False),
+        _ios(17, 8, "CoreML7", weight_bits=(8,), storage=IOS16),
+        _ios(18, 9, "CoreML8", weight_bits=(4, 8), storage=IOS18, attention=True),
+        _ios(26, 10, "CoreML9", weight_bits=(4, 8), storage=IOS18, attention=True),
+        Target(
+            "onnx",
+            "onnx",
+            ".onnx",
+            "ONNX model for any runtime",
+            weight_bits=(2, 4, 8),
+            storage=ANY_ONNX,
+            attention=True,
+        ),
     )
 }
 

@@ -12,6 +12,8 @@ from types import TracebackType
 import numpy as np
 import onnx_ir as ir
 
+from .bits import pack_bits
+
 SMALL = 1024
 """Bytes up to which a tensor is kept inline: shape inference and constant folding want to see small ones."""
 SPOOL = 1 << 18
@@ -58,8 +60,15 @@ class Scratch:
         Raises OSError when the disk is full.
         """
         array = np.asarray(array, order="C")  # ascontiguousarray would make rank 0 rank 1
-        kind = dtype or ir.DataType.from_numpy(array.dtype)
-        if array.nbytes < SPOOL or kind.bitwidth < 8:
+        kind, shape = dtype or ir.DataType.from_numpy(array.dtype), array.shape
+        if kind.bitwidth < 8:  # As many bytes as it will be stored in; numpy has one for each element.
+            if array.dtype.kind not in "iu":
+                array = array.view(np.uint8)
+            packed = pack_bits(array & ((1 << kind.bitwidth) - 1), kind.bitwidth)
+            if packed.nbytes < SPOOL:
+                return ir.PackedTensor(packed, kind, shape=shape, name=name)
+            array = packed
+        if array.nbytes < SPOOL:
             return ir.Tensor(array, dtype=kind, name=name)
         path = self.dir / "tensors.bin"
         with path.open("ab") as f:
@@ -68,7 +77,7 @@ class Scratch:
             f.write(array.reshape(-1).view(np.uint8).data)  # `tofile` would not say why it can't.
             self._size = offset + array.nbytes
         return ir.ExternalTensor(
-            path.name, offset, array.nbytes, kind, shape=ir.Shape(array.shape), name=name, base_dir=os.fspath(self.dir)
+            path.name, offset, array.nbytes, kind, shape=ir.Shape(shape), name=name, base_dir=os.fspath(self.dir)
         )
 
     def close(self) -> None:
