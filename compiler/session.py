@@ -163,11 +163,11 @@ def _runnable(
     declared = (lambda n: n in typed or n.graph is not model.graph) if inner else nowhere
     proto, tensors = bare_proto(model, declared, form)
     if unknown:
-        _write_out(proto, unknown_ops)
+        write_out(proto, unknown_ops)
     return proto, tensors
 
 
-def _write_out(proto: onnx.ModelProto, ops: Collection[str] = NO_KERNEL) -> None:
+def write_out(proto: onnx.ModelProto, ops: Collection[str] = NO_KERNEL) -> None:
     """Replace the nodes of these operators in the main graph by their definitions.
 
     Each by itself: for all of a model at once, onnx's inliner takes time with the square of their number.

@@ -48,7 +48,7 @@ def test_an_operator_without_a_kernel_is_written_out_in_its_place() -> None:
 
 def test_what_is_written_out_computes_what_onnxruntime_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = session.Session(model()).run(inputs())
-    monkeypatch.setattr(session, "_write_out", lambda proto, ops: None)
+    monkeypatch.setattr(session, "write_out", lambda proto, ops: None)
     theirs = session.Session(model()).run(inputs())
     for name, array in theirs.items():
         np.testing.assert_allclose(ours[name], array, rtol=1e-6)
@@ -67,6 +67,6 @@ def test_rounding_that_is_left_out_does_not_hide_the_types() -> None:
 def test_what_onnx_can_not_write_out_is_left_to_onnxruntime() -> None:
     """Where the type of an input is not known, and where an input is left out before one that isn't."""
     proto = onnx.parser.parse_model(TEXT.replace("CastLike(c, q)", "Attention(q, k, v, , k, v)"))
-    session._write_out(proto)
+    session.write_out(proto)
     kinds = [n.op_type for n in proto.graph.node]
     assert (kinds.count("Attention"), kinds.count("Softmax")) == (3, 1)

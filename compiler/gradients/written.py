@@ -1,0 +1,38 @@
+"""Operators without a rule, and functions, written out as what they are defined by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from .. import session
+from ..protos import bare_proto
+from ..shapes import infer
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """A copy in which no local function is called. Weights are shared."""
+    made = model.clone()
+    if made.functions:
+        common.InlinePass()(made)
+        _lift(made)
+    return made
+
+
+def write_out(model: ir.Model, ops: Collection[str]) -> ir.Model:
+    """A copy in which the standard's own definitions stand for these operators, where it has any; shapes inferred."""
+    proto, tensors = bare_proto(model, lambda _: True)
+    session.write_out(proto, ops)
+    made = ir.from_proto(proto)
+    for name, tensor in tensors.items():
+        made.graph.initializers[name].const_value = tensor
+    _lift(made)
+    infer(made)
+    return made
+
+
+def _lift(model: ir.Model) -> None:
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.NameFixPass()(model)
