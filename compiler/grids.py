@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from .points import FORMATS, NF4, along, lanes, nearest_points, nearest_vectors, row_blocks, spread
+from .points import FORMATS, NF4, along, lanes, nearest_points, nearest_vectors, on_cores, row_blocks, spread
 
 META = "edgec.grid"
 """Key of `Value.meta`."""
@@ -56,6 +56,18 @@ class Grid(abc.ABC):
     def dense_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the weight whose indices have this shape."""
         return shape
+
+    def round(self, array: np.ndarray) -> np.ndarray:
+        """The nearest numbers, float32; on all cores."""
+        found = np.empty(array.shape, np.float32)
+        ratio = array.shape[0] // max(1, self.packed_shape(array.shape)[0])
+
+        def work(piece: tuple[slice, np.ndarray]) -> None:
+            codes = self.encode_rows(piece[1], piece[0], array.shape)
+            found[piece[0]] = self.decode_rows(codes, piece[0], array.shape)
+
+        on_cores(work, row_blocks(array, ratio))
+        return found
 
     def nearest(self, array: np.ndarray) -> np.ndarray:
         """The indices of the numbers nearest to those of the float32 `array`, as `codes`."""
