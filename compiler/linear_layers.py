@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .graph import attr, const_tensor, producer, rank
+from .graph import attr, const_tensor, nodes, producer, rank
 from .streaming import pads, windows
 
 Pick = Callable[[tuple[int, ...]], np.ndarray]
@@ -68,14 +68,15 @@ class Layer:
         return self._rows(self, fetched, pick)
 
 
-def linear_layers(model: ir.Model, min_size: int = 1) -> list[Layer]:
+def linear_layers(model: ir.Model, min_size: int = 1, *, inner: bool = False) -> list[Layer]:
     """The uses of float32 weights of at least `min_size` elements in the main graph, in the order in which they run.
 
     A weight that several operators read has a layer for each; one operator has several layers when it has several
-    weights. Left out: weights in sub-graphs, whose inputs can't be fetched, and products of two constants.
+    weights. Left out: products of two constants and, unless `inner`, what is in sub-graphs, where no inputs can be
+    fetched.
     """
     found = []
-    for node in model.graph:
+    for node in nodes(model) if inner else model.graph:
         for i, make in _MAKERS.get(node.op_type, {}).items() if not node.domain else ():
             value = node.inputs[i] if i < len(node.inputs) else None
             weight, turn = _source(value)
