@@ -66,7 +66,7 @@ def _guarded(arguments: Sequence[str], written: Written) -> int:
     """The exit code, with every error that is not the system's said in words."""
     try:
         if arguments and arguments[0] in COMMANDS:
-            return _command(arguments[0], arguments[1:])
+            return _command(arguments[0], arguments[1:], written)
         return _compile(compiler_parser().parse_args(arguments or ["--help"]), written)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0
@@ -126,7 +126,7 @@ def _compile(o: argparse.Namespace, written: Written) -> int:
         from .targets import find_target
 
     if o.list_passes:
-        return _command("passes", ["--json"] if o.json else [])
+        return _command("passes", ["--json"] if o.json else [], written)
     level, target = f"O{o.level}", find_target(o.target)
     if o.print_pipeline:
         kind = pipelines.precision_of(level, target, o.precision)
@@ -262,13 +262,14 @@ def _console() -> Console:
     return console
 
 
-def _command(name: str, arguments: Sequence[str]) -> int:
+def _command(name: str, arguments: Sequence[str], written: Written) -> int:
     with process.undisturbed():
         from . import commands
 
     p = argparse.ArgumentParser(prog=f"edgec {name}", description=commands.HELP[name], allow_abbrev=False)
     commands.arguments(name, p)
     p.add_argument("--json", action="store_true", help="print as JSON")
+    p.set_defaults(written=written)
     return commands.run(name, p.parse_args(arguments), _console)
 
 

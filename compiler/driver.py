@@ -262,7 +262,10 @@ def _extra(extra: Sequence[str | Pass]) -> list[Pass]:
 
 
 def _ports(values: Sequence[ir.Value]) -> list[str]:
-    return [f"{v.name}: {v.dtype.name.lower() if v.dtype else '?'} {v.shape}" for v in values]
+    return [
+        f"{v.name}: {v.dtype.name.lower() if v.dtype else '?'} {v.shape if v.shape is not None else 'of any shape'}"
+        for v in values
+    ]
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -47,6 +47,18 @@ def place(files: Sequence[tuple[Path, Path]], *, keep: bool = False) -> None:
         discard(old)
 
 
+def place_text(path: Path, text: str, what: str = "") -> None:
+    """Write a text file; what is there stays until the new one is whole. Raises EdgecError when it can't be written."""
+    aside = path.with_name(f".{path.name}.edgec-{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as e:
+        raise EdgecError(f"can't write {what}{path}: {e.strerror or e}") from e
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def _bring(made: Path, aside: Path, keep: bool) -> None:
     if not keep:
         try:

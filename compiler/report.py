@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import EdgecError, UsageError
+from .errors import UsageError
 from .numerics import Difference
+from .place import place_text
 from .records import PassRecord, Proof, Report, Stats
 from .verify import Comparison
 
@@ -71,15 +71,7 @@ def write(report: Report, path: Path) -> None:
     form = _FORMS.get(path.suffix.lower())
     if form is None:
         raise UsageError(f"can't write a report to '{path}': its name must end in {' or '.join(_FORMS)}")
-    text = form(report)
-    aside = path.with_name(f".{path.name}.edgec-{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as e:
-        raise EdgecError(f"can't write the report {path}: {e.strerror or e}") from e
-    finally:
-        aside.unlink(missing_ok=True)
+    place_text(path, form(report), "the report ")
 
 
 def _json_text(report: Report) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +22,9 @@ from ..cost.measure import Measured, measure
 from ..cost.records import Analysis
 from ..cost.roofline import Roofline, roofline
 from ..dims import Poly
-from ..errors import EdgecError, UsageError
+from ..errors import UsageError
 from ..freeze import Shapes, parse_shape
+from ..place import place_text
 from .document import Growth, sizes, to_json
 
 
@@ -153,23 +153,13 @@ def _write_all(o: argparse.Namespace, found: _Found) -> None:
     if o.csv:
         from .sheet import to_csv
 
-        write(Path(o.csv), to_csv(found.models[0]))
+        place_text(Path(o.csv), to_csv(found.models[0]))
+        o.written.append(Path(o.csv))
     if o.html:
         from .page import to_html
 
-        write(Path(o.html), to_html(found.models, o.device, found.growth, found.measured))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file; what is there stays until the new one is whole. Raises EdgecError when it can't be written."""
-    aside = path.with_name(f".{path.name}.edgec-{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as e:
-        raise EdgecError(f"can't write {path}: {e.strerror or e}") from e
-    finally:
-        aside.unlink(missing_ok=True)
+        place_text(Path(o.html), to_html(found.models, o.device, found.growth, found.measured))
+        o.written.append(Path(o.html))
 
 
 def _check_output(path: str | None, suffix: str) -> None:

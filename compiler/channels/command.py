@@ -11,8 +11,9 @@ from typing import Any
 
 from ..argtypes import count
 from ..arguments import SHAPE, check_source
-from ..errors import EdgecError, UsageError
+from ..errors import UsageError
 from ..freeze import parse_shape
+from ..place import place_text
 
 
 def declare(p: argparse.ArgumentParser) -> None:
@@ -42,8 +43,10 @@ def run(o: argparse.Namespace, console: Callable[[], Any]) -> int:
     if o.dot or o.html:
         from .drawing import to_dot, to_html
 
-        _write(o.dot, lambda: to_dot(found))
-        _write(o.html, lambda: to_html(Path(o.model).name, found, notes))
+        for path, text in ((o.dot, to_dot), (o.html, lambda g: to_html(Path(o.model).name, g, notes))):
+            if path is not None:
+                place_text(Path(path), text(found))
+                o.written.append(Path(path))
     if o.json:
         rows = [dataclasses.asdict(g) for g in found]
         print(json.dumps({"version": 1, "source": o.model, "groups": rows, "kept": notes}, indent=2))
@@ -67,12 +70,3 @@ def _print(o: argparse.Namespace, found: list[Any], notes: list[str], console: A
         print(f"{rest} more; --top {len(found)} shows all")
     if notes:
         print(f"kept in {len(notes)} places; the first: {notes[0]}")
-
-
-def _write(path: str | None, text: Callable[[], str]) -> None:
-    if path is None:
-        return
-    try:
-        Path(path).write_text(text(), encoding="utf-8")
-    except OSError as e:
-        raise EdgecError(f"can't write {path}: {e.strerror or e}") from e

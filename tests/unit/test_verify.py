@@ -33,6 +33,15 @@ def test_a_sound_model_passes_and_is_not_touched() -> None:
     assert ir.to_proto(m).SerializeToString(deterministic=True) == before
 
 
+def test_an_output_of_unknown_rank_is_no_fault() -> None:
+    m = model()
+    m.graph.outputs[0].shape = None
+    check_structure(m, Interface.of(m))
+    m.graph[0].attributes["nonsense"] = ir.AttrInt64("nonsense", 1)
+    with pytest.raises(ModelError, match="nonsense"):
+        check_structure(m)
+
+
 def test_structure_faults_are_found() -> None:
     m = model()
     m.graph[0].attributes["nonsense"] = ir.AttrInt64("nonsense", 1)
