@@ -61,8 +61,10 @@ class Twins:
         if node.op_type in BINARY:
             return self._binary(node, found)
         pools = node.op_type in POOLS and found[0] == 1 and _size(node.outputs[0], 1) == found[1].size
-        passes = node.op_type in ALONE or pools
-        return found if passes and node.inputs[0] in self.same else None
+        if not (node.op_type in ALONE or pools) or node.inputs[0] not in self.same:
+            return None
+        # What was made of equal channels is equal, but not to what it was made of: both may be read side by side.
+        return found if node.op_type == "Identity" else (found[0], self._pairs(found[1]))
 
     def _fresh(self, count: int) -> Ids:
         self._count += count

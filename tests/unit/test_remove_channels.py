@@ -130,6 +130,20 @@ def test_of_equal_filters_one_stays(steps):
     assert weights(check_pass(model, RemoveChannels()), "Conv")[:2] == [(6, 3, 1, 1), (6, 6, 3, 3)]
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "Sigmoid", "Tanh"])
+def test_what_is_made_of_equal_channels_is_not_equal_to_them(op):
+    """As in YOLO's pyramid, where values lie beside what pooling makes of them."""
+    net = Net(5)
+    own = net.rng.normal(0, 1, (4, 3, 1, 1)).astype(np.float32)
+    own[2] = own[1]
+    before = net.node("Conv", ["x", net.constant(own)], [2, 4, 4, 4])
+    options = {"kernel_shape": [3, 3], "pads": [1] * 4} if op == "MaxPool" else {}
+    net.node(op, [before], net.shape, **options)
+    net.node("Concat", [before, net.last], [2, 8, 4, 4], axis=1)
+    net.node("Conv", [net.last, net.constant(net.rng.normal(0, 1, (5, 8, 1, 1)).astype(np.float32))], [2, 5, 4, 4])
+    assert weights(check_pass(net.model(), RemoveChannels()), "Conv")[:2] == [(3, 3, 1, 1), (5, 6, 1, 1)]
+
+
 def test_a_hidden_unit_of_tokens():
     """The bias of a MatMul is the Add behind it."""
     net = Net(4, as_tokens=True)
