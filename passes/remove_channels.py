@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from ..compiler.blocks.nothing import leave_out
 from ..compiler.channels.constant import Constants
 from ..compiler.channels.feasible import feasible
 from ..compiler.channels.flow import couple
@@ -17,8 +18,9 @@ from ..compiler.channels.solve import solve
 from ..compiler.channels.twins import Twins, doubtful_rows
 from ..compiler.channels.unread import Unread
 from ..compiler.channels.zeros import alive
-from ..compiler.graph import const_tensor
+from ..compiler.graph import can_replace, const_tensor, replace_node, users
 from ..compiler.passbase import Context, Pass
+from .value_ranges import at_least
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class RemoveChannels(Pass):
     before:  y = Conv1x1(Relu(Conv(x, w, b)), v), w[3] = 0, b[3] = 2
     after:   y = Conv1x1(Relu(Conv(x, w, b)), v, 2 * v[:, 3]), without channel 3 in w, b and v
 
+    Whole branches that are always zero go first, with the sums that they were added in.
+
+    before:  y = Add(x, Conv(Relu(Conv(x, w)), v, b)), v = 0, b = 0
+    after:   y = x
+
     Shapes, positions, counts of groups and heads that operators name follow. Where rows (heads, groups) must keep
     equally many, or an axis may not be empty, some that are zero stay.
     """
@@ -44,15 +51,22 @@ class RemoveChannels(Pass):
     shrinks: ClassVar[bool] = True
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        """Returns how many weights became smaller, or zero where they weren't."""
-        count = 0
+        """Returns how many weights became smaller, or zero where they weren't, and how many sums lost a term."""
+        count = leave_out(model, _without_repeats)
         zeros = any(_has_zero_slice(v) for v in model.graph.initializers.values())
         if not zeros and not any(doubtful_rows(n).size for n in map(Linear.of, model.graph) if n is not None):
-            return 0
+            return count
         with unshared(model):
             while more := _silenced(model, ctx) + _removed(model, ctx):
                 count += more
         return count
+
+
+def _without_repeats(value: ir.Value) -> None:
+    """Where a block between two Relus went, the second has nothing left to do."""
+    for node in users(value):
+        if node.op_type == "Relu" and node.domain == "" and at_least(value, 0) and can_replace(node.outputs[0], value):
+            replace_node(node, value)
 
 
 def _has_zero_slice(value: ir.Value) -> bool:
