@@ -9,7 +9,7 @@ Run from the repository root with the Python that edgec is installed in. Each fi
 imports included, in rounds over the tools. Nodes are standard operators, with a local function counted as its body;
 operators of other domains (`com.microsoft`) are apart, since they run in onnxruntime alone. The error is the largest
 difference from the original, relative to the output's largest magnitude, in onnxruntime with its optimisations off.
-edgec's time includes its checks: after every pass (its default), or once at the end.
+edgec's time includes its checks: after every pass (its default), or once at the end; or, like the others, none.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def jobs(source: Path, peers: Path, folder: Path) -> dict[str, list[str]]:
     found = {
         "edgec": edgec(source, folder / "edgec.onnx"),
         "edgec, verify end": edgec(source, folder / "edgec, verify end.onnx", "--verify", "end"),
+        "edgec, verify off": edgec(source, folder / "edgec, verify off.onnx", "--verify", "off"),
     }
     script = str(Path(__file__).with_name("peers.py"))
     for tool in PEER_TOOLS:
@@ -71,12 +72,13 @@ def locate(name: str, folder: Path) -> tuple[Path, dict[str, list[int]]]:
     return fetch(name), entries()[name].run_shapes
 
 
-def rows(name: str, peers: Path, repeats: int, models: Path) -> list[harness.Row]:
-    """The original's row, then one per tool."""
+def rows(name: str, peers: Path, repeats: int, models: Path, tools: Sequence[str]) -> list[harness.Row]:
+    """The original's row, then one per tool, or one for each of `tools`."""
     source, shapes = locate(name, models)
     found: list[harness.Row] = [{"model": name, "tool": "(as exported)", **checked(source, source, shapes)}]
     with tempfile.TemporaryDirectory() as folder:
-        for tool, runs in harness.measure(jobs(source, peers, Path(folder)), repeats).items():
+        wanted = {t: command for t, command in jobs(source, peers, Path(folder)).items() if not tools or t in tools}
+        for tool, runs in harness.measure(wanted, repeats).items():
             row: harness.Row = {"model": name, "tool": tool, **harness.summary(runs)}
             result = Path(folder) / f"{tool}.onnx"
             found.append(row | (checked(source, result, shapes) if result.exists() and not row.get("failed") else {}))
@@ -94,13 +96,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where benchmarks.export_models wrote")
     parser.add_argument("--models", nargs="+", metavar="NAME.MODE|PACKAGE:FILE", default=DEFAULT_MODELS)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tools", nargs="+", default=[], metavar="TOOL", help="only these, as the table names them")
     parser.add_argument(
         "--out", type=Path, default=Path("docs/optimize"), help="write OUT.md and OUT.json (default: docs/optimize)"
     )
     options = parser.parse_args()
     found = []
     for name in options.models:
-        for row in rows(name, options.peers.absolute(), options.repeats, options.folder.absolute()):
+        for row in rows(name, options.peers.absolute(), options.repeats, options.folder.absolute(), options.tools):
             found.append(ordered(row))
             print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     tools = {
