@@ -22,7 +22,7 @@ PRECISION = 12
 WINDOW = 8
 """Places that are tried on either side of the present one."""
 
-WIDEST, NARROWING = 0.5, 4.0
+WIDEST, NARROWING = 2.0, 4.0
 """Steps between the places that are tried, in clusters: the first, and how much less each time."""
 
 COARSE, FINE = 1e-4, 1e-5
@@ -150,7 +150,8 @@ def _improved(moments: np.ndarray, places: np.ndarray, step: float | None) -> tu
     at = moments[:, tried]
     between = _gain(at[:, 1:, :, None] - at[:, :-1, None, :])
     best = _gain(at[:, 0])
-    came, rows = np.zeros(tried.shape, np.int64), np.arange(count) * count
+    came: np.ndarray = np.zeros(tried.shape, np.int64)
+    rows = np.arange(count) * count
     for i, gain in enumerate(between, 1):
         gain += best
         came[i] = gain.argmax(1)
@@ -158,9 +159,8 @@ def _improved(moments: np.ndarray, places: np.ndarray, step: float | None) -> tu
     best = best + _gain(moments[:, n:] - at[:, -1])
     found, last = np.empty(len(places), np.int64), int(best.argmax())
     whole = float(best[last])
-    steps: list[list[int]] = came.tolist()
-    for i in reversed(range(len(steps))):
-        found[i], last = last, steps[i][last]
+    for i, back in reversed(list(enumerate(came.tolist()))):
+        found[i], last = last, back[last]
     return tried[np.arange(len(places)), found], whole
 
 

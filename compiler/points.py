@@ -122,7 +122,7 @@ def _by_bins(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
         return None
     below = np.searchsorted(own, np.arange(BINS)).astype(np.uint8)  # Bounds in lower bins.
     found = below.take(place, mode="clip")
-    found += flat >= np.append(bounds, np.float32(np.inf)).take(found)
+    found += flat >= np.append(bounds, np.float32(np.nan)).take(found)  # Nothing is above the last.
     return found
 
 

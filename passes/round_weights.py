@@ -1,130 +1,194 @@
-"""Round weights to 8 bits a channel; `pack-weights` stores them so afterwards."""
+"""Round weights to few bits; `pack-weights` stores them so afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from ..compiler import grids
+from ..compiler.errors import EdgecError
+from ..compiler.gridfit import GridSpec, fit
 from ..compiler.passbase import Context, Pass
+from ..compiler.points import FORMATS
+from ..compiler.scales import Unreachable
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
 from ..compiler.weights import release, release_tensor
-from . import weight_grid as grid
+from . import weight_grid
+from .grid_options import Wish, spec_for, spec_of_weight
 from .noise_search import budget, decibels, noise_power, search
 
-Tensors = Mapping[str, ir.TensorProtocol]
+MIN_SNR = {8: 25.0}
+"""By bits, what `min_snr` is by default. Fewer bits are asked for by those who know what they may cost."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A rounded weight: the tensor, and the grid that it lies on."""
+
+    tensor: ir.TensorProtocol
+    grid: grids.Grid
 
 
 @dataclass(frozen=True)
 class RoundWeights(Pass):
-    """Round the weights of linear operators and embeddings to a symmetric 8-bit grid, a float16 scale for each channel.
+    """Round the weights of linear operators and embeddings to a grid of few numbers.
 
     Before:  `y = Conv(x, w)`
 
-    After:   `y = Conv(x, w')`, w' = q · scale[channel], q whole, -127 … 127
+    After:   `y = Conv(x, w')`, say w' = q · scale[channel], q whole, -127 … 127
 
     Only numbers change; the weights are still float32. A channel is an output channel of Conv, ConvTranspose, Gemm,
     MatMul, LSTM, GRU and RNN, and a row of a table that Gather reads. Weights that are shared are rounded once, if
     their readers agree on the axis: an embedding that is, transposed, also the last matrix has a scale for each word.
-    Targets that don't store 8-bit weights get nothing rounded.
+    What the target can't store is not chosen, or the nearest to it is, and said. docs/quantization.md explains grids.
 
     When the outputs lose too much, the few weights that cost them most stay as they are, and are named; where no few
     are to blame, nothing is rounded.
 
     Options:
-        bits: 8.
+        bits: 1 … 8.
+        scheme: affine (whole numbers times a scale), table (any numbers, by k-means), ternary, binary, float16,
+            bfloat16, float8e4m3, float8e5m2, float4, nf4. By default affine at 8 bits and with blocks, else table.
+        symmetric: affine: 0 is in the middle; else there are zero points.
+        per: what has a scale of its own: tensor, channel or block. By default channel, of float4 and nf4 block; tables
+            have no scales per tensor, nor where the target doesn't multiply.
+        block: inputs that share a scale; with it, `per` is block. 32 by default.
+        group: channels that share a table; 0: all.
+        vector: neighbouring channels that share an index into a table: 1, 2 or 4.
+        by: mse: scales of the least square error; nearest: scales that just reach the largest number.
         min_size: elements from which a weight is rounded; small ones cost accuracy and save nothing.
-        min_snr: signal-to-noise ratio that the outputs must keep against the model as it is, in dB. 8-bit weights cost
-            most networks 30 to 50 dB; at 25 dB an error is 6 % of the signal.
+        min_snr: signal-to-noise ratio that the outputs must keep against the model as it is, in dB; 0: any. By default
+            25 at 8 bits, where most networks keep 30 to 50 dB (at 25 dB an error is 6 % of the signal), else any.
     """
 
     name: ClassVar[str] = "round-weights"
     lossy: ClassVar[bool] = True
     bits: int = 8
+    scheme: str | None = None
+    symmetric: bool = True
+    per: Literal["tensor", "channel", "block"] | None = None
+    block: int | None = None
+    group: int = 0
+    vector: int = 1
+    by: Literal["mse", "nearest"] = "mse"
     min_size: int = 2048
-    min_snr: float = 25.0
+    min_snr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.bits != 8:
-            raise ValueError(f"bits={self.bits}: weights are rounded to 8 bits")
+        """Raise ValueError for options that no target has, or that contradict each other."""
+        self._wish()
+
+    def _wish(self) -> Wish:
+        if self.block is not None and self.per not in (None, "block"):
+            raise ValueError(f"block={self.block}, per={self.per}: a block has a scale of its own")
+        per = "block" if self.block is not None else self.per
+        return Wish(self.bits, self.scheme, self.symmetric, per, self.block, self.group, self.vector, self.by == "mse")
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """See the class. One weight is in memory at a time. Runs the model twice, at worst some 40 times."""
-        if self.bits not in ctx.target.weight_bits:
-            ctx.note(f"{ctx.target.name} stores no {self.bits}-bit weights: nothing is rounded")
+        spec, notes = spec_for(self._wish(), ctx.target)
+        weights = weight_grid.weights(model, self.min_size) if spec else []
+        for note in notes if weights or spec is None else ():
+            ctx.note(note)
+        if spec is None:
             return 0
-        rounded: dict[str, ir.TensorProtocol] = {}
-        weights = grid.weights(model, self.min_size)
+        rounded: dict[str, Rounded] = {}
         for weight in weights:
-            name = weight.value.name or ""
-            if weight.axis is None:
-                ctx.note(f"weight '{name}' is not rounded: its readers disagree on which axis holds the channels")
-                continue
-            array = _rounded(weight.value, weight.axis)
-            if (tensor := weight.value.const_value) is not None:
-                release_tensor(tensor)
-            if array is None:
-                ctx.note(f"weight '{name}' is not rounded: no float16 scale reaches its largest value")
-            elif array.size:
-                rounded[name] = ctx.scratch.tensor(array, name)
-        for name in self._spared(model, rounded, len(weights), ctx) if rounded else ():
+            found = self._rounded(weight, spec, ctx)
+            if found is not None:
+                rounded[weight.value.name or ""] = found
+        floor = MIN_SNR.get(spec.bits, 0.0) if self.min_snr is None else self.min_snr
+        for name in _spared(model, rounded, len(weights), floor, spec, ctx) if rounded and floor else ():
             del rounded[name]
         _replace(model, rounded)
         return len(rounded)
 
-    def _spared(self, model: ir.Model, rounded: Tensors, total: int, ctx: Context) -> list[str]:
-        """The weights that must not be rounded for the outputs to keep `min_snr` dB."""
-        floor = self.min_snr
-        inputs = dict(ctx.inputs or synthesise(model, ctx.seed))
-        reference = Session(model).run(inputs)
-        release(model)
-
-        def noise(kept: Sequence[str]) -> float:
-            trial = model.clone()
-            _replace(trial, {n: t for n, t in rounded.items() if n not in kept})
-            found = Session(trial).run(inputs)
-            release(trial)
-            return noise_power(reference, found)
-
-        whole = noise(())
-        if whole <= budget(floor):
-            return []
-        result = search(list(rounded), budget(floor), noise, total)
-        for stretch in result.kept:
-            names = ", ".join(f"'{n}'" for n in stretch.names)
-            ctx.note(f"not rounded: {names}: rounding here alone would leave the outputs {decibels(stretch.noise)}")
-        if not result.found:
-            # Nothing rounded is better than something broken: this pass runs at the default level.
-            ctx.note(
-                f"no weight is rounded: with 8-bit weights the outputs would keep {decibels(whole)}, less than the "
-                f"{floor:.0f} dB wanted, and no few weights are to blame. Measured on "
-                + ("the given inputs." if ctx.given else "synthesised inputs; with real ones (--inputs) it may do.")
-            )
-            return list(rounded)
-        return [n for stretch in result.kept for n in stretch.names]
+    def _rounded(self, weight: weight_grid.Weight, spec: GridSpec, ctx: Context) -> Rounded | None:
+        """The weight rounded; None where it can't be, which is noted, or lies on such a grid already."""
+        name, tensor = weight.value.name or "", weight.value.const_value
+        assert tensor is not None
+        axis = weight.axis if weight.axis is not None or spec.per != "tensor" or spec.group else 0
+        if axis is None:
+            ctx.note(f"weight '{name}' is not rounded: its readers disagree on which axis holds the channels")
+            return None
+        array = tensor.numpy()
+        try:
+            if _lies_on(weight, array, spec, axis):
+                return None
+            shape, inputs = array.shape, weight_grid.inputs(weight)
+            own, why = spec_of_weight(spec, shape, axis, inputs, ctx.target.storage)
+            grid = fit(array, axis, own, inputs=inputs)
+            result = grid.round(array)
+        except (Unreachable, EdgecError) as e:
+            ctx.note(f"weight '{name}' is not rounded: {e}")
+            return None
+        finally:
+            release_tensor(tensor)
+        if why:
+            ctx.note(f"weight '{name}' is rounded otherwise: {why}")
+        if np.array_equal(result, array):
+            grids.write(weight.value, grid)
+            return None
+        return Rounded(ctx.scratch.tensor(result, name), grid)
 
 
-def _replace(model: ir.Model, tensors: Tensors) -> None:
+def _lies_on(weight: weight_grid.Weight, array: np.ndarray, spec: GridSpec, axis: int) -> bool:
+    """Whether a weight has been rounded to so few bits already, by us or, 8-bit integers, by anybody."""
+    known = grids.read(weight.value)
+    if isinstance(known, grids.Grid) and known.bits <= _bits(spec) and known.indices(array) is not None:
+        return True
+    if spec.scheme != "affine" or spec.bits != 8 or spec.per == "tensor" or not spec.symmetric:
+        return False
+    return bool(np.isfinite(array).all()) and weight_grid.recover(array, axis) is not None
+
+
+def _bits(spec: GridSpec) -> int:
+    return (
+        FORMATS[spec.scheme][0] if spec.scheme in FORMATS else {"ternary": 2, "binary": 1}.get(spec.scheme, spec.bits)
+    )
+
+
+def _spared(
+    model: ir.Model, rounded: Mapping[str, Rounded], total: int, floor: float, spec: GridSpec, ctx: Context
+) -> list[str]:
+    """The weights that must not be rounded for the outputs to keep `floor` dB."""
+    inputs = dict(ctx.inputs or synthesise(model, ctx.seed))
+    reference = Session(model).run(inputs)
+    release(model)
+
+    def noise(kept: Sequence[str]) -> float:
+        trial = model.clone()
+        _replace(trial, {n: t for n, t in rounded.items() if n not in kept})
+        found = Session(trial).run(inputs)
+        release(trial)
+        return noise_power(reference, found)
+
+    whole = noise(())
+    if whole <= budget(floor):
+        return []
+    result = search(list(rounded), budget(floor), noise, total)
+    for stretch in result.kept:
+        names = ", ".join(f"'{n}'" for n in stretch.names)
+        ctx.note(f"not rounded: {names}: rounding here alone would leave the outputs {decibels(stretch.noise)}")
+    if not result.found:
+        # Nothing rounded is better than something broken: this pass runs at the default level.
+        ctx.note(
+            f"no weight is rounded: with {_bits(spec)}-bit weights the outputs would keep {decibels(whole)}, less than "
+            f"the {floor:.0f} dB wanted, and no few weights are to blame. Measured on "
+            + ("the given inputs." if ctx.given else "synthesised inputs; with real ones (--inputs) it may do.")
+        )
+        return list(rounded)
+    return [n for stretch in result.kept for n in stretch.names]
+
+
+def _replace(model: ir.Model, rounded: Mapping[str, Rounded]) -> None:
     for graph in model.graphs():
-        for name in graph.initializers.keys() & tensors.keys():
-            graph.initializers[name].const_value = tensors[name]
-
-
-def _rounded(value: ir.Value, axis: int) -> np.ndarray | None:
-    """The rounded weight; empty when it is on a grid already, None when it can't be rounded."""
-    array = value.const_value.numpy()  # type: ignore[union-attr]
-    top = grid.peaks(array, axis)
-    scale = grid.scales(top)
-    if not np.isfinite(scale).all():
-        return None
-    if grid.recover(array, axis, top) is not None:
-        return array[:0]
-    result = np.empty_like(array)
-    for rows, part in grid.blocks(array):
-        s = grid.spread(scale, axis, array.ndim, rows)
-        np.multiply(grid.steps(part, s), s, out=result[rows])
-    return result
+        for name in graph.initializers.keys() & rounded.keys():
+            value = graph.initializers[name]
+            value.const_value = rounded[name].tensor
+            grids.write(value, rounded[name].grid)

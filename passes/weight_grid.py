@@ -83,6 +83,35 @@ def _axis(node: ir.Node, i: int) -> int | None:
     return _AXES[node.op_type]
 
 
+def inputs(weight: Weight) -> tuple[int, ...]:
+    """The axes that all readers sum over, that of the input channels first; none where they disagree.
+
+    Of a table that Gather reads all but that of the rows.
+    """
+    return _shared_inputs(weight.value)
+
+
+def _shared_inputs(value: ir.Value) -> tuple[int, ...]:
+    found = {_inputs(node, i) for node, i in value.uses()}
+    return found.pop() if len(found) == 1 else ()
+
+
+def _inputs(node: ir.Node, i: int) -> tuple[int, ...]:
+    n, axis = rank(node.inputs[i]) or 0, _axis(node, i)
+    if axis is None:
+        return ()
+    match node.op_type:
+        case "Transpose":
+            perm = attr(node, "perm")
+            seen = _shared_inputs(node.outputs[0])
+            return tuple(int(perm[a]) if perm is not None else n - 1 - a for a in seen)
+        case "MatMul":
+            return (n - 2,) if i == 1 else (n - 1,)
+        case "LSTM" | "GRU" | "RNN":
+            return (2,)
+    return tuple(a for a in range(n) if a != axis)
+
+
 _AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 0, "Gather": 0, "LSTM": 1, "GRU": 1, "RNN": 1}
 """Output-channel axis of the weight. Gather: each row of an embedding table has a scale of its own."""
 

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgec.compiler import rounding
-from edgec.compiler.errors import UsageError
 from edgec.compiler.graph import nodes, users
 from edgec.compiler.numerics import difference
-from edgec.compiler.plugins import find_pass
 from edgec.passes import weight_grid as grid
 from edgec.passes.pack_weights import PackWeights
 from edgec.passes.round_activations import RoundActivations
@@ -211,11 +209,6 @@ def test_a_weight_that_costs_the_outputs_most_is_left_and_named() -> None:
     harsh = context(inputs=inputs)
     check_pass(m, RoundWeights(min_snr=80), rewrites=0, inputs=inputs, ctx=harsh)
     assert "no weight is rounded" in harsh.notes[0] and "80 dB" in harsh.notes[0] and len(harsh.notes) == 1
-
-
-def test_only_eight_bits() -> None:
-    with pytest.raises(UsageError, match="bits=4"):
-        find_pass("round-weights{bits=4}")
 
 
 WEIGHTS = hnp.arrays(
