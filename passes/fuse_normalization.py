@@ -9,44 +9,20 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from ..compiler import graph as g
+from ..compiler.norm_forms import MEAN, NORMALISED, ROOT_MEAN_SQUARE, VARIANCE, X, inverse
 from ..compiler.passbase import Context, Pass
-from ..compiler.patterns import Const, Match, OneOf, Op, Pattern, Product, Sum, Var
+from ..compiler.patterns import Match, OneOf, Op, Pattern, Var
 from ..compiler.rewriting import FLOATS, Index, NearMisses, find
 from .group_normalization import fuse_groups
 from .scale_shift import Affine, absorb, as_axes
-
-X = Var("x")
-
-
-def _deviation(variance: Pattern) -> Pattern:
-    """√(variance + eps)."""
-    shifted = Sum("eps", variance)
-    return OneOf(Op("Sqrt", shifted), Op("Pow", shifted, Const(0.5)))
-
-
-def _inverse(variance: Pattern) -> Pattern:
-    """1 / √(variance + eps)."""
-    deviation = _deviation(variance)
-    return OneOf(
-        Op("Reciprocal", deviation), Op("Div", Const(1.0), deviation), Op("Pow", Sum("eps", variance), Const(-0.5))
-    )
-
-
-MEAN = Op("ReduceMean", X, Var("axes"), name="mean", keepdims=1)
-CENTRED = Op("Sub", X, MEAN)
-VARIANCE = Op("ReduceMean", Product(1.0, CENTRED, CENTRED), Var("axes2"), name="variance", keepdims=1)
-NORMALISED = OneOf(Op("Div", CENTRED, _deviation(VARIANCE)), Op("Mul", CENTRED, _inverse(VARIANCE)))
 
 
 def _folded(factor: Pattern) -> Pattern:
     return Op("Add", Op("Mul", X, factor), Op("Sub", Var("bias"), Op("Mul", MEAN, factor)))
 
 
-BATCH_STYLE = OneOf(_folded(Op("Mul", _inverse(VARIANCE), Var("scale"))), _folded(_inverse(VARIANCE)))
+BATCH_STYLE = OneOf(_folded(Op("Mul", inverse(VARIANCE), Var("scale"))), _folded(inverse(VARIANCE)))
 """x · f + (bias - mean · f) with f = scale / deviation, as tf.nn.batch_normalization writes it."""
-
-SQUARES = Op("ReduceMean", Product(1.0, X, X), Var("axes"), name="mean", keepdims=1)
-ROOT_MEAN_SQUARE = OneOf(Op("Div", X, _deviation(SQUARES)), Op("Mul", X, _inverse(SQUARES)))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from ..compiler.channels.activations import activation_scores
 from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling
-from ..compiler.channels.flow import couple
 from ..compiler.channels.importance import element_scores
 from ..compiler.channels.price import Price
 from ..compiler.channels.select import families, search, taken
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import mask
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
+from ..compiler.channels.width import WIDTHS, coupled
 from ..compiler.errors import UsageError
 from ..compiler.passbase import Context, Pass
 
@@ -52,6 +52,9 @@ class MaskChannels(Pass):
             heads where there are some, channels elsewhere.
         align: lengths that axes are kept multiples of; odd lengths are slower than those left whole.
         most: the share of any axis that may go at most.
+        width: whether the residual streams that normalisations look at as a whole lose channels: `none`; `exact`,
+            where what is left is normalised as in a narrower network; `padded`, also where the normalisation then
+            goes on counting what is gone as zeros (post-norm, ConvNeXt, Swin), which costs two copies each.
         keep: names of weights, separated by `;`, with * and ?: their channels stay.
         compensate: fit what is left of linear layers to what they computed before, by least squares on the inputs.
     """
@@ -66,6 +69,7 @@ class MaskChannels(Pass):
     grain: str = "auto"
     align: int = 8
     most: float = 0.9
+    width: str = "exact"
     keep: str = ""
     compensate: bool = False
 
@@ -77,7 +81,7 @@ class MaskChannels(Pass):
         if not 0 < self.most <= 1:
             raise ValueError(f"most={self.most}: a share of an axis, above 0 to 1")
         for option, choices in (
-            ("of", OF), ("by", BY), ("spread", ("local", "global")), ("grain", GRAINS),
+            ("of", OF), ("by", BY), ("spread", ("local", "global")), ("grain", GRAINS), ("width", WIDTHS),
         ):  # fmt: skip
             if getattr(self, option) not in choices:
                 raise ValueError(f"{option}={getattr(self, option)}: choose one of {', '.join(choices)}")
@@ -88,7 +92,7 @@ class MaskChannels(Pass):
             return self._masked(model, ctx)
 
     def _masked(self, model: ir.Model, ctx: Context) -> int:
-        coupling = couple(model)
+        coupling = coupled(model, self.width)
         found = solve(coupling)
         scores = self._scores(model, coupling, found, ctx)
         every = units(coupling, found, scores)
@@ -108,6 +112,8 @@ class MaskChannels(Pass):
         ctx.note(f"{int(dead.sum())} of {found.count - 1} groups of slices are masked: {parts}")
         if self.of != "channels" and 1 - left[self.of] < self.ratio - 0.03:
             ctx.note(f"asked for {self.ratio:.0%} of {self.of}; what can go, `most` and `align` allow no more")
+        for why in coupling.closed:
+            ctx.note(f"{why}: its width stays" + ("; width=padded masks it as well" if self.width == "exact" else ""))
         return self._apply(model, coupling, found, dead, ctx)
 
     def _scores(self, model: ir.Model, coupling: Coupling, found: Solution, ctx: Context) -> np.ndarray:

@@ -8,13 +8,11 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ..compiler.blocks.nothing import leave_out
+from ..compiler.channels.balance import removable, sizes
 from ..compiler.channels.constant import Constants
-from ..compiler.channels.feasible import feasible
-from ..compiler.channels.flow import couple
 from ..compiler.channels.linear_nodes import Linear
 from ..compiler.channels.sharing import unshared
-from ..compiler.channels.shrink import Shrinking, zero_classes
-from ..compiler.channels.solve import solve
+from ..compiler.channels.shrink import Shrinking
 from ..compiler.channels.twins import Twins, doubtful_rows
 from ..compiler.channels.unread import Unread
 from ..compiler.channels.zeros import alive
@@ -92,9 +90,12 @@ def _silenced(model: ir.Model, ctx: Context) -> int:
 
 def _removed(model: ir.Model, ctx: Context) -> int:
     """One round; what one removes may have been all that another wasn't zero at."""
-    coupling = couple(model)
-    found = solve(coupling)
-    dead = feasible(found, zero_classes(coupling, found))
+    coupling, found, dead = removable(model)
     if not (dead & ~found.bare).any():
         return 0
+    for stream in coupling.streams:
+        size, left = sizes(coupling, found, dead, stream)
+        if stream.padded and left < size:
+            what = f"{len(stream.norms)} normalisations like {stream.norms[0].node.name}"
+            ctx.note(f"{what} go on counting {size} channels, {size - left} of them zeros: their mean is over all")
     return Shrinking(model, coupling, dead[found.of], ctx.scratch).run()

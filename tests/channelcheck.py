@@ -20,9 +20,9 @@ import onnx_ir as ir
 from edgec.compiler import checks, shapes
 from edgec.compiler.channels import shrink
 from edgec.compiler.channels.coupling import Coupling
-from edgec.compiler.channels.flow import couple
 from edgec.compiler.channels.grids import Grid
 from edgec.compiler.channels.solve import Flags, Solution, Units, solve, units
+from edgec.compiler.channels.width import coupled
 from edgec.compiler.session import Session
 from edgec.compiler.synthesis import synthesise
 
@@ -31,18 +31,19 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass
 class Case:
-    """A model, what is coupled in it, and everything that can go by itself."""
+    """A model, what is coupled in it, and everything that can go by itself; `width` as in `coupled`."""
 
     model: ir.Model
     coupling: Coupling
     found: Solution
     units: Units
+    width: str = "none"
 
     @classmethod
-    def of(cls, model: ir.Model) -> Case:
-        coupling = couple(model)
+    def of(cls, model: ir.Model, width: str = "none") -> Case:
+        coupling = coupled(model, width)
         found = solve(coupling)
-        return cls(model, coupling, found, units(coupling, found))
+        return cls(model, coupling, found, units(coupling, found), width)
 
     def dead(self, ratio: float, seed: int = 0, rows: bool = True) -> Flags:
         """The classes of random units: this share of each family, but never all of it."""
@@ -61,17 +62,20 @@ def check_removal(
 ) -> ir.Model:
     """Mask a clone, remove from another, run both; the model that is left.
 
+    Where normalisations become narrower, from a clone of the masked one: their scales depend on what is masked.
+
     Asserts that both run, that the smaller one passes the checkers, that its inputs and outputs are as before, that
     shapes are those that removal said, and that every value is equal within `rtol` of its own largest magnitude.
     `atol` comes on top for models whose activations collapse: onnxruntime's sigmoid errs by 1e-7 anywhere.
     """
     assert not dead[0], "the frozen class is dead"
     assert case.found.fault(dead) is None, "the classes leave a grid that is no array"
-    masked, removed = case.model.clone(), case.model.clone()
-    coupled = couple(masked)
-    solve(coupled)
-    shrink.mask(masked, coupled, case.found, dead)
-    smaller = couple(removed)
+    masked = case.model.clone()
+    before = coupled(masked, case.width)
+    solve(before)
+    shrink.mask(masked, before, case.found, dead)
+    removed = (masked if before.streams else case.model).clone()
+    smaller = coupled(removed, case.width)
     assert np.array_equal(solve(smaller).of, case.found.of), "coupling a clone gave other classes"
     shrinking = shrink.Shrinking(removed, smaller, dead[case.found.of])
     shrinking.run()
@@ -85,16 +89,29 @@ def check_removal(
     checks.check_structure(removed, interface)
     expected, got = everything(masked, feeds), everything(removed, feeds)
     cuts = {v.name: label for v, label in case.coupling.labels.items()}
+    factors = _factors(smaller, shrinking)
     for name, array in got.items():
         if name not in expected:
             continue
         want = cut(expected[name], cuts.get(name, ()), shrinking)
+        want = want * np.asarray(factors.get(name, 1), want.dtype)
         assert want.shape == array.shape, f"{name}: {array.shape} is left, not {want.shape} of {expected[name].shape}"
         if name in said and said[name] is not None:
             known = [n if isinstance(n, int) else m for n, m in zip(said[name], array.shape, strict=True)]
             assert known == list(array.shape), f"{name}: removal said {said[name]}, it is {array.shape}"
         assert_equal(name, want, array, rtol, atol)
     return removed
+
+
+def _factors(coupling: Coupling, shrinking: shrink.Shrinking) -> dict[str, float]:
+    """By how much values inside of normalisations that are written out differ: theirs is the mean of fewer squares."""
+    found = {}
+    for stream in coupling.streams:
+        for norm in stream.norms:
+            gone = shrinking.gone[coupling.opened[norm.looks[0]]]
+            for value, power in norm.powers.items():
+                found[str(value.name)] = float((gone.size / (~gone).sum()) ** power)
+    return found
 
 
 def everything(model: ir.Model, feeds: Arrays) -> dict[str, np.ndarray]:

@@ -105,8 +105,8 @@ class Net:
                 out.shape = ir.Shape([n if isinstance(n, int) else None for n in sizes.dims(out) or ()])
         return model
 
-    def case(self, *outputs: ir.Value) -> Case:
-        return Case.of(self.model(*outputs))
+    def case(self, *outputs: ir.Value, width: str = "none") -> Case:
+        return Case.of(self.model(*outputs), width)
 
 
 def removals(case: Case, rtol: float = 1e-4, ratios: Sequence[float] = (0.25, 0.5), rows: bool = True) -> ir.Model:

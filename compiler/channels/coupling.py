@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -11,6 +12,9 @@ from ..dims import Dim
 from ..graph import ints, is_const
 from ..shape_rules import Elements
 from .grids import Atoms, Grid, Ids, Label
+
+if TYPE_CHECKING:
+    from .width import Stream
 
 Zero = Callable[[Iterable[bool]], bool]
 """How zeros meet in an operator: `all` for a sum, `any` for a product."""
@@ -28,6 +32,21 @@ class Hold:
     masked: bool = True
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which normalisations may lose channels of the axis that they look at, and what that takes (see `width`).
+
+    Attributes:
+        open: node → whether what goes must be zero there. Others keep all.
+        carrying: values in which what goes is not zero, but the mean of what stays.
+        filled: constants that write these → the axes of which masked slices are set to that mean.
+    """
+
+    open: Mapping[ir.Node, bool] = field(default_factory=dict)
+    carrying: frozenset[ir.Value] = frozenset()
+    filled: Mapping[ir.Value, frozenset[int]] = field(default_factory=dict)
+
+
 @dataclass
 class Coupling:
     """What goes together in a model.
@@ -36,8 +55,11 @@ class Coupling:
         labels: value → its grids, for everything that is computed.
         holds: constant → the grids over its elements.
         notes: why something was frozen, a line each.
+        streams: the normalisations that may lose channels, those with common channels together.
+        closed: why others may not, a line each.
     """
 
+    plan: Plan = field(default_factory=Plan)
     atoms: Atoms = field(default_factory=Atoms)
     labels: dict[ir.Value, Label] = field(default_factory=dict)
     holds: dict[ir.Value, list[Hold]] = field(default_factory=dict)
@@ -50,6 +72,10 @@ class Coupling:
     """The dimensions of every value that a rule has asked about."""
     touched: dict[ir.Value, set[int]] = field(default_factory=dict)
     """Constants that the node at hand has put ids over → which axes."""
+    opened: dict[ir.Node, Ids] = field(default_factory=dict)
+    """Nodes that look at an axis as a whole and yet may lose some of it → the ids there."""
+    streams: list[Stream] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
 
     def ints(self, value: ir.Value | None) -> list[int] | None:
         """The integers that a value holds, a constant or worked out from sizes; None where they aren't known."""
@@ -59,6 +85,11 @@ class Coupling:
         if known is None or not all(type(n) is int for n in known.reshape(-1)):
             return None
         return [int(n) for n in known.reshape(-1)]
+
+    def zeroed(self, value: ir.Value) -> list[Hold]:
+        """The grids over a constant whose masked slices are zero."""
+        filled = self.plan.filled.get(value, frozenset())
+        return [h for h in self.holds[value] if h.masked and not (h.grid.ids.ndim == 1 and h.grid.axes[0] in filled)]
 
     def veto(self, grid: Grid, axis: int) -> None:
         """Nothing goes along `axis` as a whole; along the grid's other axes it still may."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..cost.sizes import Sizes
 from ..dims import Dim
 from ..graph import is_const, subgraphs
-from .coupling import Coupling, Zero
+from .coupling import Coupling, Plan, Zero
 from .grids import Grid, Ids, Label, squeezed
 
 
@@ -111,8 +111,19 @@ class Step:
         if g is not None:
             self.coupling.veto(g, axis % len(self.dims(i)))
 
+    def opened(self, i: int, axis: int) -> Grid | None:
+        """The grid over an axis that the node looks at as a whole, where it is planned that it may lose some of it."""
+        g = self.at(i, axis)
+        needs_zero = self.coupling.plan.open.get(self.node)
+        if g is None or needs_zero is None or g.ids.ndim > 1 or (needs_zero and not g.zero):
+            return None
+        self.coupling.opened[self.node] = g.ids
+        return g
+
     def emit(self, grids: Iterable[Grid], k: int = 0, meet: Zero = all) -> None:
         """Label output k."""
+        if self.node.outputs[k] in self.coupling.plan.carrying:
+            grids = [Grid(g.ids, g.axes, False) for g in grids]
         merged = self.coupling.merge((s for g in grids if (s := squeezed(g)) is not None), meet)
         for g in merged:
             self.atoms.lay(g.ids)
@@ -141,8 +152,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 class Flow:
     """One pass over the nodes of a model, in order."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self.coupling = Coupling()
+    def __init__(self, model: ir.Model, plan: Plan) -> None:
+        self.coupling = Coupling(plan)
         self.sizes = Sizes(model)
         self._dims, self.coupling.elements = self.coupling.dims, self.sizes.found
         self._shared: dict[ir.Value, list[set[int]]] = {}
@@ -220,8 +231,11 @@ class Flow:
             self.coupling.notes.append(why)
 
 
-def couple(model: ir.Model) -> Coupling:
-    """Which slices of which weights and values go together. Reads no weight, only shapes and small integers."""
+def couple(model: ir.Model, plan: Plan | None = None) -> Coupling:
+    """Which slices of which weights and values go together. Reads no weight, only shapes and small integers.
+
+    Normalisations over the channels keep them all, but for what is planned; `width.coupled` makes the plan.
+    """
     from . import rules  # noqa: F401  fills RULES
 
-    return Flow(model).coupling
+    return Flow(model, plan or Plan()).coupling

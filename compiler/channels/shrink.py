@@ -22,10 +22,10 @@ from .zeros import alive
 def zero_classes(coupling: Coupling, found: Solution) -> Flags:
     """The classes of which everything that a mask may set to zero is zero, in every weight. Reads as few as it can."""
     dead = ~found.bare
-    for value, holds in coupling.holds.items():
+    for value in coupling.holds:
         array: np.ndarray | None = None
-        for h in holds:
-            if h.masked and dead[here := found.of[h.grid.ids]].any():
+        for h in coupling.zeroed(value):
+            if dead[here := found.of[h.grid.ids]].any():
                 array = const(value) if array is None else array
                 assert array is not None
                 dead[here[alive(array.reshape(h.view), h.grid.axes)]] = False
@@ -34,11 +34,17 @@ def zero_classes(coupling: Coupling, found: Solution) -> Flags:
 
 
 def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | None = None) -> int:
-    """Set every slice of these classes to zero, where masking may; returns how many weights changed."""
-    changed = 0
+    """Set every slice of these classes to zero, where masking may; returns how many weights changed.
+
+    Normalisations that lose channels are put right: see `balance`.
+    """
+    from .balance import settle
+
+    settled = settle(coupling, found, dead, scratch)
+    changed = len(settled)
     gone = dead[found.of]
-    for value, holds in coupling.holds.items():
-        touched = [h for h in holds if h.masked and gone[h.grid.ids].any()]
+    for value in coupling.holds:
+        touched = [h for h in coupling.zeroed(value) if gone[h.grid.ids].any()]
         if not touched:
             continue
         array = np.array(const(value))
@@ -49,7 +55,7 @@ def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scra
                 np.broadcast_to(spread.reshape([n if a in h.grid.axes else 1 for a, n in enumerate(h.view)]), h.view)
             ] = 0
         replace_tensor(value, array, scratch)
-        changed += 1
+        changed += value not in settled
     return changed
 
 
@@ -77,7 +83,9 @@ class Shrinking:
     def run(self) -> int:
         """Remove everything that is gone; returns how many weights became smaller."""
         from . import adapt as _  # noqa: F401  fills ADAPT
+        from .balance import narrow, padded
 
+        narrow(self)
         for node in list(self.model.graph):
             adapt = ADAPT.get(node.op_type) if node.domain == "" else None
             if adapt is not None:
@@ -95,6 +103,7 @@ class Shrinking:
         for value, label in self.coupling.labels.items():
             if value.shape is not None and any(self.gone[g.ids].any() for g in label):
                 value.shape = ir.Shape([self._left_of(value, a, d) for a, d in enumerate(value.shape)])
+        padded(self)
         return changed
 
     def dims(self, value: ir.Value) -> list[Dim]:

@@ -111,8 +111,10 @@ def _gather(s: Step) -> None:
     at = g.at(axis)
     _same_in_rows(s, g, axis, positions.reshape(-1) % g.ids.shape[at])
     ids = g.ids.take(positions.reshape(-1) % g.ids.shape[at], at)
-    ids = ids.reshape([*g.ids.shape[:at], *positions.shape, *g.ids.shape[at + 1 :]])
-    new = (*(to[a] for a in g.axes[:at]), *range(axis, axis + many), *(to[a] for a in g.axes[at + 1 :]))
+    # Axes of one position say nothing.
+    wide = [k for k, n in enumerate(positions.shape) if n != 1] or list(range(many))[:1]
+    ids = ids.reshape([*g.ids.shape[:at], *(positions.shape[k] for k in wide), *g.ids.shape[at + 1 :]])
+    new = (*(to[a] for a in g.axes[:at]), *(axis + k for k in wide), *(to[a] for a in g.axes[at + 1 :]))
     if not new:
         s.atoms.freeze(ids)  # one element that is picked must be there
     s.emit([*grids, Grid(ids, new, g.zero)])

@@ -61,14 +61,20 @@ def _per_channel(s: Step, ids: object) -> None:
 
 @rule("LayerNormalization", "RMSNormalization")
 def _layer_norm(s: Step) -> None:
-    """The normalised axes stay (passes that remove them rescale the statistics first)."""
+    """The normalised axes stay, but for one that it is planned to make narrower: scale and bias go with it."""
     rank = len(s.dims(0))
     first = attr(s.node, "axis", -1) % rank
+    grid = s.opened(0, first) if first == rank - 1 else None
+    rest = s.keep(but=range(first, rank), zero=False)
     for i in (1, 2):
-        s.const(i)
+        value = s.const(i)
+        if grid is not None and value is not None:
+            s.coupling.hold(value, grid.ids, [len(s.dims(i)) - 1])
+    if grid is not None:
+        return s.emit([*rest, Grid(grid.ids, (first,), True)])
     for axis in range(first, rank):
         s.veto(0, axis)
-    s.emit(s.keep(but=range(first, rank), zero=False))
+    return s.emit(rest)
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "MeanVarianceNormalization")

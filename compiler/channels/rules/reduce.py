@@ -24,7 +24,7 @@ def _reduce(s: Step) -> None:
         reduced = set() if attr(s.node, "noop_with_empty_axes", 0) else set(range(rank))
     for axis in reduced:
         g = s.at(0, axis)
-        if g is not None and not (g.zero and s.node.op_type in SUMS):
+        if g is not None and not (g.zero and s.node.op_type in SUMS) and s.opened(0, axis) is None:
             s.coupling.veto(g, axis)
     left = [a for a in range(rank) if a not in reduced]
     to = {a: a for a in left} if attr(s.node, "keepdims", 1) else {a: k for k, a in enumerate(left)}
