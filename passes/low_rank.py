@@ -224,8 +224,11 @@ def _along(node: ir.Node, name: str, axis: int, n: int) -> list[int]:
 
 
 def _at_one(node: ir.Node, sizes: Measures) -> float:
+    """Multiply-accumulates where free dimensions count as 1, but at least those of one place of a layer's output."""
     found = node_macs(node, sizes)
-    return float(found if isinstance(found, int) else sum(c for _, c in found.terms) if found is not None else 0)
+    count = found if isinstance(found, int) else sum(c for _, c in found.terms) if found is not None else 0
+    tensors = [g.const_tensor(v) for v in node.inputs[:2] if v is not None] if node.op_type in LAYERS else []
+    return float(max(count, *(math.prod(t.shape.numpy()) for t in tensors if t is not None), 0))
 
 
 def write(made: Candidate, split: Split, second: np.ndarray, first: np.ndarray, scratch: Scratch | None) -> None:
@@ -270,7 +273,7 @@ def _two_convolutions(node: ir.Node, i: int, split: Split, ahead: ir.Value, behi
             here[name] = [e[0] for e in each] + ([e[1] for e in each] if name == "pads" else [])
         attributes.append(here)
     pad = {"auto_pad": g.attr(node, "auto_pad")} if g.attr(node, "auto_pad") else {}
-    inner = g.insert_before(node, "Conv", [node.inputs[0], ahead], {**attributes[0], **pad}, hint=ahead.name)
+    inner = g.insert_before(node, "Conv", [node.inputs[0], ahead], {**attributes[0], **pad}, hint=f"{node.outputs[0].name}__low")
     inner.outputs[0].type = node.outputs[0].type
     for name, numbers in attributes[1].items():
         node.attributes[name] = ir.AttrInt64s(name, numbers)
@@ -282,7 +285,7 @@ def _two_products(node: ir.Node, i: int, split: Split, ahead: ir.Value, behind: 
     operands = [node.inputs[0], node.inputs[1]]
     operands[i] = ahead
     kept = {a: g.attr(node, a) for a in ("alpha", "transA", "transB") if g.attr(node, a) is not None}
-    inner = g.insert_before(node, node.op_type, operands, kept, hint=ahead.name)
+    inner = g.insert_before(node, node.op_type, operands, kept, hint=f"{node.outputs[0].name}__low")
     inner.outputs[0].type = node.outputs[0].type
     # The first product has taken over the factor, and has turned the other operand.
     for name in ("alpha", "transA" if i else "transB"):

@@ -142,7 +142,8 @@ def _curve(c: Candidate, seen: Sums | None, folder: Path, ctx: Context) -> Curve
     if not np.isfinite(array).all():
         ctx.note(f"weight '{c.name}' stays: it holds numbers that are not finite")
         return curve
-    whole = None if seen is None else _energy(array, seen)
+    torn = seen is not None and any(s.rows > 1 for s in c.splits)
+    whole = _energy(array, seen) if torn and seen is not None else 0.0
     for split in c.splits:
         matrix = split.matrix(array)
         gram = None if seen is None else _gram(split, seen)
@@ -154,7 +155,7 @@ def _curve(c: Candidate, seen: Sums | None, folder: Path, ctx: Context) -> Curve
             rank = max(1, basis.shape[1] // 2)
             error = split.weight(matrix - basis[:, :rank] @ (basis[:, :rank].T @ matrix))
             # Where a kernel is torn apart, tails leave out that the outputs of its parts are alike and add up.
-            factor = _energy(error, seen) / max(whole or 0.0, 1e-30) / max(float(tails[rank]), NOISE)
+            factor = _energy(error, seen) / max(whole, 1e-30) / max(float(tails[rank]), NOISE)
         path = folder / f"{len(list(folder.iterdir()))}.npy"
         np.save(path, basis)
         curve.ways.append(Way(split, tails, factor, path))
@@ -181,7 +182,7 @@ def _gram(split: Split, seen: Sums) -> np.ndarray:
 
 
 def _energy(weight: np.ndarray, seen: Sums) -> float:
-    """The mean square of what a weight (outputs first, where it is no matrix) makes of the inputs that were seen."""
+    """The mean square of what the weight of a convolution makes of the inputs that were seen."""
     return seen.loss(weight.reshape(1, len(weight), -1))
 
 
@@ -191,7 +192,8 @@ def _spectrum(matrix: np.ndarray, gram: np.ndarray | None, most: int) -> tuple[n
     Of y = M x the components are the eigenvectors of E[y y'] = M H M'. L' M' M L, with L L' = H, has the same values.
     """
     m, n = matrix.shape
-    seen, most = matrix, min(most, m, n)
+    seen = matrix = matrix.astype(np.float64) if gram is None else matrix
+    most = min(most, m, n)
     if m > n and gram is not None:
         try:
             seen = matrix @ cholesky(gram, lower=True, check_finite=False)
@@ -210,7 +212,7 @@ def _spectrum(matrix: np.ndarray, gram: np.ndarray | None, most: int) -> tuple[n
     basis = vectors[:, ::-1]
     if m > n:
         basis = qr(seen @ basis, mode="economic", overwrite_a=True, check_finite=False)[0]
-    return np.maximum(tails, 0), np.ascontiguousarray(basis)
+    return np.maximum(tails, 0), np.ascontiguousarray(basis, np.float32)
 
 
 def _apply(choice: Choice, ctx: Context) -> bool:
