@@ -30,7 +30,7 @@ def _packed(values: np.ndarray, bits: int) -> np.ndarray:
     whole[: values.size] = values
     shifts = np.arange(0, 8 * bits, bits, dtype=np.uint64)
     words = np.bitwise_or.reduce(whole.reshape(-1, 8) << shifts, axis=1)
-    return words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[:size]
+    return np.asarray(words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[:size])
 
 
 def unpack_bits(packed: np.ndarray, bits: int, count: int, low: int = 0) -> np.ndarray:

@@ -49,16 +49,17 @@ _SPREAD = """
   nothing = Constant <value_int = 0> ()
   along = Constant <value_int: int = @axis> ()
   each = Constant <value_int: int = @block> ()
-  dims = Shape (values)
+  real = Cast <to = 1> (values)
+  dims = Shape (real)
   length = Gather (dims, along)
   steps = Range (nothing, length, one)
   places = Div (steps, each)
   factors = Cast <to = 1> (scale)
   spread = Gather <axis: int = @axis> (factors, places)
-  real = Cast <to = 1> (values)
 """
 """The scale of each element, and the values as float."""
 
+# onnxruntime has no Shape of types of less than a byte: they are cast first.
 BODIES = {
     # ONNX has Swish from opset 24, but onnxruntime 1.32 finds its body only in models of exactly that opset.
     # With alpha = 1 only: a factor in the body would cost nodes and save none.
@@ -120,14 +121,14 @@ BODIES = {
   one = Constant <value_int = 1> ()
   entries = Shape <start = 1, end = 2> (tables)
   length = Shape <start = 2, end = 3> (tables)
-  dims = Shape (indices)
+  whole = Cast <to = 6> (indices)
+  dims = Shape (whole)
   upto = Reshape (along, unit)
   above = Slice (dims, first, upto)
   above1 = Concat <axis = 0> (unit, above)
   outer = ReduceProd (above1)
   lanes = Gather (dims, upto)
   parts = Concat <axis = 0> (outer, lanes, flat)
-  whole = Cast <to = 6> (indices)
   lined = Reshape (whole, parts)
   lane = Squeeze (lanes)
   single = Equal (share, nothing)

@@ -12,6 +12,7 @@ import numpy as np
 from ...compiler.targets import Target
 from .constants import INLINE, Affine, Constant
 from .mil import mil
+from .packed import Packed
 
 Var = Any
 """A variable of the builder."""
@@ -33,7 +34,7 @@ class Slot:
     other: Var = None
     packed: Var = None
     constant: Constant | None = None
-    affine: Affine | None = None
+    affine: Affine | Packed | None = None
 
 
 class Builder:
@@ -43,7 +44,7 @@ class Builder:
         self.target = target
         self.version = target.version
         self.mil = mil()
-        self.weights: dict[Var, Constant | Affine] = {}
+        self.weights: dict[Var, Constant | Affine | Packed] = {}
         self.names: dict[Var, str] = {}
         self.warnings: list[str] = []
         self.memory: dict[Hashable, Any] = {}
@@ -115,12 +116,12 @@ class Builder:
         self.weights[var] = constant
         return var
 
-    def affine(self, weight: Affine, dtype: np.dtype[Any], name: str | None = None) -> Var:
-        """A variable for a packed weight, dequantised by Core ML to `dtype`."""
-        key = ("affine", *weight.data.key, *weight.scale.key, weight.axis, weight.rounded, dtype.name)
+    def affine(self, weight: Affine | Packed, dtype: np.dtype[Any], name: str | None = None) -> Var:
+        """A variable for a packed weight, unpacked by Core ML to `dtype`."""
+        key = (*weight.key, dtype.name)
         var = self._constants.get(key)
         if var is None:
-            var = self.mil.mb.const(val=np.broadcast_to(np.zeros((), dtype), weight.data.shape))
+            var = self.mil.mb.const(val=np.broadcast_to(np.zeros((), dtype), weight.shape))
             self._constants[key] = var
             self.weights[var] = weight
             if name:

@@ -14,6 +14,7 @@ from .constants import INLINE, Affine, Constant, of_array, to_int32
 
 if TYPE_CHECKING:
     from .lower import Lowering
+    from .packed import Packed
 
 
 class Unlowered(Exception):
@@ -207,7 +208,7 @@ class Call:
             dtype = I32 if dtype.kind in "iu" else dtype
         return self.builder.constant(constant, np.dtype(dtype))
 
-    def packed(self, weight: Affine) -> Var:
+    def packed(self, weight: Affine | Packed) -> Var:
         """A variable for a packed weight, in the node's precision."""
         return self._lowering.affine(Slot(affine=weight), self.dtype, self.node.name)
 

@@ -8,13 +8,14 @@ import onnx
 import onnx_ir as ir
 
 from ...compiler.errors import Missing
+from ...compiler.functions import DOMAIN
 from ...compiler.targets import OPSET
 from .call import Unlowered
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 INTEGERS = frozenset({
-    ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.INT4,
-    ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.UINT4,
+    ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.INT4, ir.DataType.INT2,
+    ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.UINT4, ir.DataType.UINT2,
 })  # fmt: skip
 MAX_RANK = 5
 """Core ML's tensors have at most five dimensions."""
@@ -73,6 +74,8 @@ def check_values(node: ir.Node) -> None:
 
 def check_attributes(node: ir.Node) -> None:
     """Raise Unlowered for an attribute of a newer opset: ignoring it would change the function."""
+    if node.domain == DOMAIN:
+        return
     known = _attributes(node.op_type)
     for name in node.attributes:
         if name not in known:

@@ -30,6 +30,7 @@ class Constant:
         read: gives the array.
         key: equal keys mean equal arrays: each is stored once.
         tensor: the model's tensor behind it, whose mapped pages can be given back.
+        bits: of an integer as stored, where these are fewer than its type has; else 0.
     """
 
     read: Callable[[], np.ndarray]
@@ -37,6 +38,7 @@ class Constant:
     dtype: np.dtype[Any]
     key: tuple[Any, ...] = field(compare=False)
     tensor: Any = None
+    bits: int = 0
 
     @property
     def size(self) -> int:
@@ -57,7 +59,7 @@ class Constant:
 
     def map(self, name: str, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Constant:
         """Another arrangement of the same data. `name` must say which, because it is part of the key."""
-        return Constant(lambda: function(self.read()), shape, self.dtype, (*self.key, name), self.tensor)
+        return Constant(lambda: function(self.read()), shape, self.dtype, (*self.key, name), self.tensor, self.bits)
 
     def forget(self) -> None:
         """Give back the memory that reading a mapped tensor took up."""
@@ -95,6 +97,21 @@ class Affine:
     block: int
     bits: int
     rounded: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.data.shape
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal keys mean equal weights."""
+        zero = () if self.zero is None else self.zero.key
+        return ("affine", *self.data.key, *self.scale.key, *zero, self.axis, self.block, self.rounded)
+
+    def is_half(self) -> bool:
+        """Whether float16 holds all numbers that it is made of."""
+        return self.scale.is_float16()
 
     def round(self) -> Affine:
         """The same weight, its product rounded to float16."""
@@ -155,7 +172,9 @@ def of_value(value: ir.Value, node: str) -> Constant:
     if tensor.dtype == ir.DataType.STRING:
         raise UnsupportedOp("", [Missing(node, "initializer", f"'{value.name}' holds strings, which Core ML has not")])
     shape = tuple(int(d) for d in tensor.shape.numpy())
-    return Constant(lambda: _plain(tensor.numpy()), shape, _plain_type(tensor.dtype), (id(tensor),), tensor)
+    width = tensor.dtype.bitwidth
+    bits = width if width < 8 and tensor.dtype.is_integer() else 0
+    return Constant(lambda: _plain(tensor.numpy()), shape, _plain_type(tensor.dtype), (id(tensor),), tensor, bits)
 
 
 def of_array(array: np.ndarray, *key: Any) -> Constant:

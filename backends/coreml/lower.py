@@ -168,7 +168,7 @@ class Lowering:
         """A variable for the packed weight in a slot."""
         affine = slot.affine
         assert affine is not None
-        if affine.rounded and affine.scale.is_float16():
+        if affine.rounded and affine.is_half():
             return self.builder.cast(self.builder.affine(affine, F16, name), dtype)
         var = self.builder.affine(affine, F32, name)
         return self.builder.cast(self.builder.cast(var, F16) if affine.rounded else var, dtype)

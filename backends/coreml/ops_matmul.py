@@ -53,7 +53,7 @@ def _gemm(c: Call) -> Var:
 def weight_rows(c: Call, i: int, transposed: bool) -> Var | None:
     """The constant matrix in input `i` as [outputs, inputs], dense or packed; None when it is not constant."""
     slot = c.slot(i)
-    if slot.affine is not None and slot.affine.rounded and not slot.affine.scale.is_float16():
+    if slot.affine is not None and slot.affine.rounded and not slot.affine.is_half():
         return None  # float32 products, cast to float16: no constant for `linear`
     if transposed:
         return c.x(i) if slot.constant is not None or slot.affine is not None else None

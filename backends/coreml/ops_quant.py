@@ -12,11 +12,14 @@ from .build import F32, I32, Slot, Var
 from .call import Call
 from .checks import FLOATS
 from .constants import Affine
+from .ops_packed import dequantised
+from .packed import Packed
 from .registry import lowers
 
 _RANGES = {
     ir.DataType.INT8: (-128, 127), ir.DataType.UINT8: (0, 255), ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15),
-    ir.DataType.INT16: (-32768, 32767), ir.DataType.UINT16: (0, 65535),
+    ir.DataType.INT16: (-32768, 32767), ir.DataType.UINT16: (0, 65535), ir.DataType.INT2: (-2, 1),
+    ir.DataType.UINT2: (0, 3),
 }  # fmt: skip
 _NATIVE = {ir.DataType.INT8: "int8", ir.DataType.UINT8: "uint8"}
 
@@ -27,12 +30,14 @@ def _dequantize(c: Call) -> Any:
     axis = c.axis(1) if c.rank(1) else 0
     block = int(c.attr("block_size", 0))
     packable = kind in _RANGES and kind not in (ir.DataType.INT16, ir.DataType.UINT16)
-    constant = c.slot(0).constant is not None and c.is_const(1) and (not c.has(2) or c.is_const(2))
-    if constant:
-        weight = Affine(
-            c.const(0), c.const(1), c.const(2) if c.has(2) else None, axis, block,
-            4 if kind in (ir.DataType.INT4, ir.DataType.UINT4) else 8)  # fmt: skip
-        weight = _simplest(weight)
+    known = c.is_const(1) and (not c.has(2) or c.is_const(2))
+    if known and isinstance(c.slot(0).affine, Packed):
+        return dequantised(c, axis, block)
+    if known and c.slot(0).constant is not None:
+        bits = c.const(0).bits or 8
+        if packable and bits not in (4, 8) and c.const(0).size >= 10:
+            return dequantised(c, axis, block)
+        weight = _simplest(Affine(c.const(0), c.const(1), c.const(2) if c.has(2) else None, axis, block, bits))
         if packable and weight.data.size >= 10:
             return _packed(c, weight)
         return Slot(constant=weight.dense())

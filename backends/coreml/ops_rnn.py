@@ -12,6 +12,7 @@ import numpy as np
 
 from .build import Var
 from .call import Call
+from .constants import Affine
 from .registry import lowers
 from .rnn_steps import MAX_STEPS, Direction, unrolled
 
@@ -102,9 +103,13 @@ def _rows(c: Call, i: int, d: int, order: tuple[int, ...]) -> Var:
     slot = c.slot(i)
     if slot.affine is not None:
         packed = slot.affine.rows(name, d, index)
-        if packed is None:
+        if packed is not None:
+            return c.packed(packed)
+        if isinstance(slot.affine, Affine):
             c.missing("this packing of recurrent weights; scales must be per row or per tensor")
-        return c.packed(packed)
+        where = f"{c.node.op_type} '{c.node.name}'"
+        c.builder.warnings.append(f"{where}: its packed weight is written out: a gate has no groups of its own")
+        return c.weight(slot.affine.dense().map(name, lambda a: a[d][index], (rows, cols)))
     return c.weight(c.const(i).map(name, lambda a: a[d][index], (rows, cols)))
 
 

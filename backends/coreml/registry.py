@@ -63,7 +63,7 @@ def _add(name: str, row: Row) -> None:
 
 _FAMILIES = (
     "activation", "attention", "bitwise", "cast", "control", "conv", "elementwise", "grid", "index", "matmul", "norm",
-    "pool", "quant", "reduce", "resize", "rnn", "rotary", "shape", "signal", "sort", "source",
+    "packed", "pool", "quant", "reduce", "resize", "rnn", "rotary", "shape", "signal", "sort", "source",
 )
 
 

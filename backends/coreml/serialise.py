@@ -31,8 +31,10 @@ from ...compiler.errors import EdgecError, ModelError
 from ...formats.coremlproto import blob_library, mil_pb2
 from ...formats.mlpackage import Package
 from .build import Builder, Var
-from .constants import Affine, spread
+from .constants import Affine
 from .interface import Names
+from .packed import Packed
+from .serialise_packed import write_packed
 
 WEIGHT_FILE = "@model_path/weights/weight.bin"
 FILE_FROM = 10
@@ -42,8 +44,11 @@ _FILE_TYPES = {"float16": "fp16", "float32": "float", "uint8": "uint8", "int8": 
 _FILE_TYPES_18 = _FILE_TYPES | {"int32": "int32", "uint16": "uint16", "int16": "int16", "uint32": "uint32"}
 _PROTO = {
     "float16": "FLOAT16", "float32": "FLOAT32", "int32": "INT32", "bool": "BOOL", "str": "STRING", "int8": "INT8",
-    "uint8": "UINT8", "int16": "INT16", "uint16": "UINT16", "int4": "INT4", "uint4": "UINT4",
+    "uint8": "UINT8", "int16": "INT16", "uint16": "UINT16", "int4": "INT4", "uint4": "UINT4", "uint1": "UINT1",
+    "uint2": "UINT2", "uint3": "UINT3", "uint6": "UINT6", "uint32": "UINT32",
 }  # fmt: skip
+BITS = frozenset({"int4", "uint1", "uint2", "uint3", "uint4", "uint6"})
+"""Types of less than a byte: always in the weight file, which packs them."""
 _FIELD = {"float32": "floats", "int32": "ints", "int16": "ints", "uint16": "ints", "bool": "bools"}
 
 
@@ -66,7 +71,7 @@ class Writer:
         main = program.functions["main"]
         main.opset = opset
         for name, var in function.inputs.items():
-            main.inputs.add(name=name, type=self._type(var))
+            main.inputs.add(name=name, type=self.type(var))
             self._named[var] = name
         self._block(function, main.block_specializations[opset])
         self._close()
@@ -83,6 +88,23 @@ class Writer:
         out.outputs.extend(self._named[v] for v in block.outputs)
 
     # Names
+
+    @property
+    def version(self) -> int:
+        """The iOS version that is written for."""
+        return self._builder.version
+
+    def dtype(self, var: Var) -> np.dtype[Any]:
+        """The element type of a variable."""
+        return self._builder.dtype(var)
+
+    def named(self, var: Var) -> str:
+        """The name of a variable."""
+        return self._named[var]
+
+    def fresh(self, wish: str) -> str:
+        """A name that nothing has yet."""
+        return self._names.new(wish)
 
     def name(self, var: Var) -> str | None:
         """The name of a variable that was written, else None."""
@@ -114,62 +136,39 @@ class Writer:
             arguments = out.inputs[parameter].arguments
             for var in vars_ if isinstance(vars_, (list, tuple)) else (vars_,):
                 arguments.add().name = self._named[var]
-        self._string(out.attributes["name"], self._named[op.outputs[0]])
+        self.string(out.attributes["name"], self._named[op.outputs[0]])
         for var in op.outputs:
-            out.outputs.add(name=self._named[var], type=self._type(var))
+            out.outputs.add(name=self._named[var], type=self.type(var))
         for block in op.blocks:
             self._block(block, out.blocks.add())
 
     def _const(self, op: Any, out: Any) -> None:
         var = op.outputs[0]
         weight = self._builder.weights.get(var)
-        if isinstance(weight, Affine):
-            self._affine(var, weight, out.operations.add())
+        if isinstance(weight, (Affine, Packed)):
+            write_packed(self, var, weight, out)
             return
         message = out.operations.add(type="const")
-        self._string(message.attributes["name"], self._named[var])
+        self.string(message.attributes["name"], self._named[var])
         if weight is not None:
-            self._value(message.attributes["val"], weight.numpy())
+            self.value(message.attributes["val"], weight.numpy())
             weight.forget()
         elif isinstance(var.val, str):
-            self._string(message.attributes["val"], var.val)
+            self.string(message.attributes["val"], var.val)
         else:
-            self._value(message.attributes["val"], np.asarray(var.val))
-        message.outputs.add(name=self._named[var], type=self._type(var))
-
-    def _affine(self, var: Var, weight: Affine, out: Any) -> None:
-        """A packed weight: `constexpr_affine_dequantize`, or `constexpr_blockwise_shift_scale` from iOS 18 on."""
-        dtype = self._builder.dtype(var)
-        scale = weight.scale.numpy().astype(dtype)
-        zero = None if weight.zero is None else weight.zero.numpy()
-        data, kind = weight.data.numpy(), weight.data.dtype.name.replace("8", str(weight.bits))
-        self._string(out.attributes["name"], self._named[var])
-        if self._builder.version < 18:
-            out.type = "constexpr_affine_dequantize"
-            zero = np.zeros(scale.shape, data.dtype) if zero is None else zero.astype(data.dtype)
-            self._value(out.attributes["quantized_data"], data)
-            self._value(out.attributes["zero_point"], zero)
-            self._value(out.attributes["scale"], scale)
-            self._value(out.attributes["axis"], np.array(weight.axis, np.int32))
-        else:
-            out.type = "constexpr_blockwise_shift_scale"
-            self._argument(out, "data", data, kind)
-            self._argument(out, "scale", _per_block(scale, weight))
-            if zero is not None and zero.any():
-                self._argument(out, "offset", _per_block(zero.astype(data.dtype), weight), kind)
-        out.outputs.add(name=self._named[var], type=self._type(var))
-
-    def _argument(self, out: Any, name: str, array: np.ndarray, kind: str = "") -> None:
-        self._value(out.inputs[name].arguments.add().value, array, kind)
+            self.value(message.attributes["val"], np.asarray(var.val))
+        message.outputs.add(name=self._named[var], type=self.type(var))
 
     # Values
 
-    def _type(self, var: Var) -> Any:
+    def type(self, var: Var) -> Any:
+        """The ValueType message of a variable."""
         types = self._builder.mil.types
         kind = "str" if var.dtype == types.str else self._builder.dtype(var).name
-        return self._tensor_type(kind, tuple(int(d) for d in var.shape))
+        return self.tensor_type(kind, tuple(int(d) for d in var.shape))
 
-    def _tensor_type(self, kind: str, shape: tuple[int, ...]) -> Any:
+    def tensor_type(self, kind: str, shape: tuple[int, ...]) -> Any:
+        """The ValueType message of a tensor."""
         found = self._types.get((kind, shape))
         if found is None:
             found = self._types[kind, shape] = self._pb.ValueType()
@@ -180,16 +179,17 @@ class Writer:
                 tensor.dimensions.add().constant.size = size
         return found
 
-    def _string(self, out: Any, text: str) -> None:
-        out.type.CopyFrom(self._tensor_type("str", ()))
+    def string(self, out: Any, text: str) -> None:
+        """Fill a Value message with a text."""
+        out.type.CopyFrom(self.tensor_type("str", ()))
         out.immediateValue.tensor.strings.values.append(text)
 
-    def _value(self, out: Any, array: np.ndarray, kind: str = "") -> None:
+    def value(self, out: Any, array: np.ndarray, kind: str = "") -> None:
         """Fill a Value message: small ones hold their numbers, others point into the weight file."""
         kind = kind or array.dtype.name
-        out.type.CopyFrom(self._tensor_type(kind, array.shape))
+        out.type.CopyFrom(self.tensor_type(kind, array.shape))
         files = _FILE_TYPES if self._builder.version < 18 else _FILE_TYPES_18
-        if kind in ("int4", "uint4") or (array.size >= FILE_FROM and kind in files):
+        if kind in BITS or (array.size >= FILE_FROM and kind in files):
             out.blobFileValue.fileName = WEIGHT_FILE
             out.blobFileValue.offset = self._write(array, files.get(kind, kind))
             return
@@ -229,15 +229,6 @@ class Writer:
             raise EdgecError(f"can't write the weights: {self._path.name} is cut off; nothing was written") from e
 
 
-def _per_block(array: np.ndarray, weight: Affine) -> np.ndarray:
-    """A scale or offset in the weight's rank: one element for each block."""
-    if weight.block:
-        return array
-    shaped = spread(array, weight)
-    assert shaped is not None
-    return shaped.reshape(shaped.shape or (1,) * len(weight.data.shape))
-
-
 def _inputs(op: Any) -> Iterator[tuple[str, Var]]:
     for parameter, vars_ in op.inputs.items():
         if isinstance(vars_, (list, tuple)):
@@ -260,5 +251,3 @@ def _live(block: Any) -> set[Any]:
         for inner in op.blocks:
             stack.extend(v.op for v in inner.outputs)
     return live
-
-

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...compiler.functions import DOMAIN
 from .values import Array
 
 FLOAT, INT32, INT64, BOOL, FLOAT16 = (
@@ -44,6 +45,10 @@ class Builder:
         self.names: Names = outer.names if outer is not None else Names()
         self.prefix = "value"
         self._shared: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self.functions: dict[str, None] = {}
+        """Local functions that the graph calls; those of the outermost builder count."""
+        self.spare = False
+        """Whether there are nodes that nothing may read: what a packed form takes the place of."""
 
     def nodes_of(
         self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], outputs: int
@@ -59,6 +64,15 @@ class Builder:
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Append a node with one output."""
         return self.nodes_of(op_type, inputs, attributes, 1)[0]
+
+    def packed(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        """Append a call of a local function, see compiler/functions.py."""
+        self.root.functions[op_type] = None
+        value = self.op(op_type, *inputs, **attributes)
+        node = value.producer()
+        assert node is not None
+        node.domain = DOMAIN
+        return value
 
     def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """Add a constant to the outermost graph."""

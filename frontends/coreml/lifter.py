@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...compiler import functions
 from ...compiler.errors import Missing, ModelError, UnsupportedOp
 from ...compiler.targets import OPSET
 from ...formats.mlpackage import Package
@@ -31,12 +32,12 @@ def main_function(package: Package) -> tuple[str, Any, Any]:
             f"{package.path} holds a model of type '{spec.WhichOneof('Type')}', not an ML Program. "
             "Convert it again with convert_to='mlprogram' (iOS 15 and later)"
         )
-    functions = spec.mlProgram.functions
+    programs = spec.mlProgram.functions
     name = spec.description.defaultFunctionName or "main"
-    if name not in functions:
-        found = ", ".join(sorted(functions)) or "none"
+    if name not in programs:
+        found = ", ".join(sorted(programs)) or "none"
         raise ModelError(f"{package.path}: the program has no function '{name}', only: {found}")
-    function = functions[name]
+    function = programs[name]
     if function.opset not in function.block_specializations:
         found = ", ".join(sorted(function.block_specializations)) or "none"
         raise ModelError(f"{package.path}: function '{name}' is for {function.opset}, but has code for: {found}")
@@ -83,7 +84,23 @@ def lift(package: Package) -> Lifted:
         inputs, outputs, nodes=lifter.root.nodes, name=name, opset_imports={"": OPSET},
         initializers=list(lifter.root.initializers.values()),
     )
-    return Lifted(ir.Model(graph, ir_version=_IR_VERSION, producer_name="edgec"), lifter.declared)
+    _sweep(graph, lifter.root)
+    model = ir.Model(graph, ir_version=_IR_VERSION, producer_name="edgec")
+    for used in lifter.root.functions:
+        functions.declare(model, used)
+    return Lifted(model, lifter.declared)
+
+
+def _sweep(graph: ir.Graph, root: Builder) -> None:
+    """Remove what was made in case that something reads it, where nothing does."""
+    if not root.spare:
+        return
+    for node in reversed(list(graph)):
+        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 class _Lifter:

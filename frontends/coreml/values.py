@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.bits import pack_bits, unpack_bits
 from ...compiler.errors import ModelError
 from ...formats import coremlproto
 from ...formats.mlpackage import Blob, Package
@@ -55,7 +56,7 @@ ELEMENTS: dict[str, ElementType] = {
     "int4": ElementType("INT4", 4, np.int8, _D.INT4, _D.INT8),
     "uint4": ElementType("UINT4", 4, np.uint8, _D.UINT4, _D.UINT8),
     "uint1": ElementType("UINT1", 1, np.uint8, None, _D.UINT8),
-    "uint2": ElementType("UINT2", 2, np.uint8, None, _D.UINT8),
+    "uint2": ElementType("UINT2", 2, np.uint8, _D.UINT2, _D.UINT8),
     "uint3": ElementType("UINT3", 3, np.uint8, None, _D.UINT8),
     "uint6": ElementType("UINT6", 6, np.uint8, None, _D.UINT8),
     "string": ElementType("STRING", 0, np.str_, _D.STRING, _D.STRING),
@@ -137,7 +138,11 @@ class Literal:
         if element.bits >= 8:
             whole: Array = self.raw().view(element.numpy)
             return whole.reshape(shape)
-        return _unpack(self.raw(), element.bits, self.count, signed=self.type.dtype.startswith("int")).reshape(shape)
+        flat = unpack_bits(self.raw(), element.bits, self.count)
+        if self.type.dtype.startswith("int"):
+            sign = 1 << (element.bits - 1)
+            flat = ((flat.view(np.int8) ^ sign) - sign).astype(np.int8)
+        return flat.reshape(shape)
 
     def stored(self, shape: Sequence[int] | None = None) -> ir.TensorProtocol:
         """The constant as an ONNX tensor in its stored type, mapped if it lies in the weight file, or reshaped."""
@@ -153,7 +158,15 @@ class Literal:
         """The packed bytes of elements under eight bits, as a one-dimensional UINT8 tensor."""
         if self.blob is not None:
             return self._mapped(ir.DataType.UINT8, (self.blob.length,))
+        if self.type.element.bits < 8:
+            return ir.tensor(pack_bits(self.numpy().view(np.uint8), self.type.element.bits), name=self.name)
         return ir.tensor(self.raw(), name=self.name)
+
+    def bytes_as(self, dtype: ir.DataType, shape: Sequence[int]) -> ir.TensorProtocol:
+        """Bytes that hold elements of a smaller type, as a tensor of that type."""
+        if self.blob is not None:
+            return self._mapped(dtype, tuple(shape))
+        return ir.PackedTensor(np.ascontiguousarray(self.numpy()).view(np.uint8), dtype, shape=shape, name=self.name)
 
     def _mapped(self, dtype: ir.DataType, shape: tuple[int | None, ...]) -> ir.ExternalTensor:
         assert self.blob is not None
@@ -167,12 +180,3 @@ class Literal:
             name=self.name,
             base_dir=str(where.folder),
         )
-
-
-def _unpack(packed: Array, bits: int, count: int, signed: bool) -> Array:
-    """Elements of `bits` bits each, packed with the lowest bits first, as int8 or uint8."""
-    stream = np.unpackbits(packed, bitorder="little")[: count * bits].reshape(count, bits)
-    values = stream @ (1 << np.arange(bits)).astype(np.int16)
-    if signed:
-        return np.where(values >= 1 << (bits - 1), values - (1 << bits), values).astype(np.int8)
-    return values.astype(np.uint8)

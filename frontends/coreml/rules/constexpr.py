@@ -1,14 +1,16 @@
 """Compressed constants and quantisation.
 
 Sources: `ops/defs/iOS16/constexpr_ops.py`, `iOS17/quantization_ops.py`, `iOS18/compression.py`. Stored bytes stay as
-they are: affine integers become DequantizeLinear on the mapped data; indices and masks that ONNX has no type for are
-unpacked by nodes.
+they are: affine integers become DequantizeLinear on the mapped data, the others the local functions of
+compiler/functions.py, so that a package that becomes ONNX and a package again keeps them. What has no such form (blocks
+along two axes, computed indices) is unpacked by nodes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -98,22 +100,47 @@ def constexpr_cast(o: Call) -> Result:
 @rule("constexpr_blockwise_shift_scale")
 def constexpr_blockwise_shift_scale(o: Call) -> Result:
     """scale · (data − offset), one scale per block; the block size is data.shape / scale.shape."""
-    shape, groups = o.shape("data"), o.shape("scale")
-    integers = o.type("data").dtype in ("int4", "uint4", "int8", "uint8") and o.literal("data") is not None
+    literal = o.literal("data")
+    if literal is not None and o.type("data").dtype in ("int4", "uint4", "int8", "uint8"):
+        return _shifted(o, o.b.initializer(literal.stored(), literal.name), o.shape("data"))
+    return _shifted(o, o.value("data"), o.shape("data"))
+
+
+def _shifted(o: Call, data: ir.Value, shape: Sequence[int]) -> ir.Value:
+    """Dense data with its scales and offsets, in the simplest form that has the blocks."""
+    groups = o.shape("scale")
+    sizes = [(a, n, g) for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if n > 1]
+    blocked = [a for a, n, g in sizes if 1 < g < n]
+    whole = [a for a, n, g in sizes if g == 1]
+    split = [a for a, n, g in sizes if g == n]
+    integers = data.dtype in (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8)
     offset = o.literal("offset")
-    same_type = not o.has("offset") or (offset is not None and offset.type.dtype == o.type("data").dtype)
-    blocked = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if 1 < g < n]
-    whole = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if g == 1 < n]
-    split = [a for a, (n, g) in enumerate(zip(shape, groups, strict=True)) if g == n > 1]
-    if integers and same_type:
+    same = not o.has("offset") or (offset is not None and offset.type.element.onnx == data.dtype)
+    if integers and same:
         if not blocked and len(split) <= 1:
             target = [shape[split[0]]] if split else []
             scale, zero = o.b.reshape(o.value("scale"), target), _zero_point(o, target)
-            return _dequantise(o, "data", scale, zero, axis=split[0] if split else 0)
+            return o.b.op("DequantizeLinear", data, scale, zero, axis=split[0] if split else 0)
         if len(blocked) == 1 and not whole:
-            axis, zero = blocked[0], _zero_point(o, groups)
-            return _dequantise(o, "data", o.value("scale"), zero, axis=axis, block_size=shape[axis] // groups[axis])
-    return _scaled_blocks(o, o.value("data"), shape, groups)
+            axis = blocked[0]
+            block, kind = shape[axis] // groups[axis], int(FLOAT)
+            return o.b.op(
+                "DequantizeLinear", data, _scales(o), _zero_point(o, groups), axis=axis, block_size=block,
+                output_dtype=kind)  # fmt: skip
+    if len(blocked) > 1:
+        return _scaled_blocks(o, data, shape, groups)
+    axis = blocked[0] if blocked else split[0] if split else 0
+    block = shape[axis] // groups[axis]
+    if not o.has("offset"):
+        return o.b.packed("ScaleWeight", data, _scales(o), axis=axis, block=block)
+    zero = _zero_point(o, groups)
+    return o.b.packed("ShiftScaleWeight", data, _scales(o), zero or o.value("offset"), axis=axis, block=block)
+
+
+def _scales(o: Call, name: str = "scale") -> ir.Value:
+    """Scales, or tables, as they are stored."""
+    literal = o.literal(name)
+    return o.value(name) if literal is None else o.b.initializer(literal.stored(), literal.name)
 
 
 def _zero_point(o: Call, shape: Sequence[int]) -> ir.Value | None:
@@ -141,14 +168,66 @@ def constexpr_lut_to_dense(o: Call) -> Result:
     """iOS 16 has packed bytes and a shape; iOS 18 has indices of a sub-byte type and a table per group."""
     b = o.b
     if o.opset >= 8:
-        return _look_up(o, o.value("indices"), o.shape("indices"))
+        shape = o.shape("indices")
+        axes = _group_axes(o)
+        if len(axes) > 1 or o.literal("indices") is None:
+            return _look_up(o, o.value("indices"), shape)
+        return _packed_look_up(o, _integers(o, "indices", shape), shape, axes)
     shape, entries = o.ints("shape"), o.shape("lut")[0]
-    indices = unpack(b, o.value("indices"), o.shape("indices")[0], entries.bit_length() - 1, shape)
-    return b.op("Gather", o.value("lut"), b.cast(indices, INT32), axis=0)
+    bits, literal = entries.bit_length() - 1, o.literal("indices")
+    if literal is None:
+        raise Unsupported("its indices are computed")
+    kind = {2: ir.DataType.UINT2, 4: ir.DataType.UINT4, 8: _UINT8}.get(bits)
+    if kind is not None:
+        indices = b.initializer(literal.bytes_as(kind, shape) if bits < 8 else literal.stored(shape), literal.name)
+    else:
+        indices = b.packed("UnpackBits", b.initializer(literal.stored(), literal.name), bits=bits, shape=shape)
+    return _table_look_up(o, indices, shape, [1, entries, 1])
+
+
+def _group_axes(o: Call) -> list[int]:
+    """The axes along which there are several tables."""
+    return [a for a, n in enumerate(o.shape("lut")[:-2]) if n > 1]
+
+
+def _integers(o: Call, name: str, shape: Sequence[int]) -> ir.Value:
+    """Constant indices as they are stored: a type of ONNX, or bytes and how to unpack them."""
+    literal = o.literal(name)
+    assert literal is not None
+    if literal.type.element.onnx is not None:
+        return o.b.initializer(literal.stored(shape), literal.name)
+    packed = o.b.initializer(literal.packed(), literal.name)
+    return o.b.packed("UnpackBits", packed, bits=literal.type.element.bits, shape=list(shape))
+
+
+def _packed_look_up(o: Call, indices: ir.Value, shape: Sequence[int], axes: Sequence[int]) -> ir.Value:
+    """LookupWeight for dense indices; `lut` is [groups of each axis …, entries, vector], groups of one axis at most."""
+    *groups, entries, vector = o.shape("lut")
+    attributes: dict[str, int] = {}
+    if axes:
+        attributes = {"axis": axes[0], "group": shape[axes[0]] // groups[axes[0]]}
+    result = list(shape)
+    if vector > 1:
+        attributes["vector_axis"] = o.integer("vector_axis") % len(shape)
+        result[attributes["vector_axis"]] *= vector
+    return _table_look_up(o, indices, result, [math.prod(groups), entries, vector], **attributes)
+
+
+def _table_look_up(
+    o: Call, indices: ir.Value, shape: Sequence[int], dims: Sequence[int], **attributes: int
+) -> ir.Value:
+    literal = o.literal("lut")
+    if literal is None:
+        tables = o.b.reshape(o.value("lut"), dims)
+    else:
+        tables = o.b.initializer(literal.stored(dims), literal.name)
+        if literal.type.dtype in ("int8", "uint8"):
+            attributes["to"] = int(tables.dtype or FLOAT)
+    return o.b.packed("LookupWeight", indices, tables, shape=list(shape), **attributes)
 
 
 def _look_up(o: Call, indices: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """Table entries for indices; `lut` is [groups of each axis …, entries, vector]."""
+    """Table entries for any indices; `lut` is [groups of each axis …, entries, vector]."""
     b = o.b
     *groups, entries, vector = o.shape("lut")
     table = b.reshape(o.value("lut"), [-1, vector])
@@ -169,6 +248,58 @@ def _look_up(o: Call, indices: ir.Value, shape: Sequence[int]) -> ir.Value:
 
 # Sparse constants ---------------------------------------------------------------------------------------------------
 
+_KEPT = "edgec.kept"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The elements that a mask marks, as a sparse operator hands them on: how to store them packed.
+
+    Attributes:
+        mask: the mask's bytes.
+        shape: of the dense weight.
+        values: makes these elements in a row, where that does not depend on their places.
+        dense: makes the weight, with anything where the mask is not set.
+        zeros: whether `dense` has zeros there.
+        rounded: whether what is kept was rounded to float16.
+    """
+
+    mask: ir.Value
+    shape: Sequence[int]
+    values: Callable[[], ir.Value] | None
+    dense: Callable[[], ir.Value]
+    zeros: bool = True
+    rounded: bool = False
+
+    def weight(self, b: Builder) -> ir.Value:
+        """The weight."""
+        shape = list(self.shape)
+        if self.values is not None:
+            found = b.packed("SparseWeight", self.mask, self.values(), shape=shape)
+        else:
+            found = self.dense()
+            found = found if self.zeros else b.packed("MaskWeight", self.mask, found, shape=shape)
+        return b.round16(found) if self.rounded else found
+
+
+def _kept_by(o: Call, name: str) -> Kept | None:
+    """What an argument keeps, if a sparse operator made it."""
+    given = o.arguments.get(name)
+    value = given[0].value if given and o.literal(name) is None else None
+    rounded = False
+    while value is not None and _KEPT not in value.meta and (node := value.producer()) and node.op_type == "Cast":
+        value, rounded = node.inputs[0], True
+    found = None if value is None else value.meta.get(_KEPT)
+    return replace(found, rounded=rounded) if isinstance(found, Kept) else None
+
+
+def _spare(o: Call, mask: ir.Value, kept: ir.Value, packed: Kept | None) -> Result:
+    """Both results of a sparse operator, for whatever reads them, with their packed form, which takes their place."""
+    if packed is not None:
+        kept.meta[_KEPT] = packed
+        o.b.root.spare = True
+    return [mask, kept]
+
 
 def _spread(b: Builder, nonzero: ir.Value, mask: ir.Value, shape: Sequence[int], stored: int) -> ir.Value:
     """Values put where the mask (0 or 1, in `shape`) is set, zero elsewhere."""
@@ -188,12 +319,19 @@ def _spread(b: Builder, nonzero: ir.Value, mask: ir.Value, shape: Sequence[int],
 @rule("constexpr_sparse_to_dense", exact=True)
 def constexpr_sparse_to_dense(o: Call) -> Result:
     """iOS 16 has packed bytes and a shape, iOS 18 a uint1 tensor."""
-    nonzero, stored = o.value("nonzero_data"), o.shape("nonzero_data")[0]
-    if o.opset >= 8:
-        return _spread(o.b, nonzero, o.value("mask"), o.shape("mask"), stored)
-    shape = o.ints("shape")
-    mask = unpack(o.b, o.value("mask"), o.shape("mask")[0], 1, shape)
-    return _spread(o.b, nonzero, mask, shape, stored)
+    kept = _kept_by(o, "nonzero_data")
+    if kept is not None:
+        return kept.weight(o.b)
+    shape = list(o.shape("mask")) if o.opset >= 8 else o.ints("shape")
+    mask, data = o.literal("mask"), o.literal("nonzero_data")
+    stored = o.shape("nonzero_data")[0]
+    if mask is None or data is None or data.type.element.bits < 8 or not stored:
+        dense = o.value("mask") if o.opset >= 8 else unpack(o.b, o.value("mask"), o.shape("mask")[0], 1, shape)
+        return _spread(o.b, o.value("nonzero_data"), dense, shape, stored)
+    flags = o.b.initializer(mask.packed() if o.opset >= 8 else mask.stored(), mask.name)
+    values = o.b.initializer(data.stored(), data.name)
+    to = FLOAT if data.type.dtype in ("fp16", "fp32") else values.dtype
+    return o.b.packed("SparseWeight", flags, values, shape=shape, to=int(to or FLOAT))
 
 
 def _kept(b: Builder, dense: ir.Value, mask: ir.Value) -> ir.Value:
@@ -205,14 +343,33 @@ def _kept(b: Builder, dense: ir.Value, mask: ir.Value) -> ir.Value:
 @rule("constexpr_lut_to_sparse", exact=True)
 def constexpr_lut_to_sparse(o: Call) -> Result:
     b, mask, shape = o.b, o.value("indices_mask"), o.shape("indices_mask")
-    indices = _spread(b, o.value("indices_nonzero_data"), mask, shape, o.shape("indices_nonzero_data")[0])
+    count = o.shape("indices_nonzero_data")[0]
+    indices = _spread(b, o.value("indices_nonzero_data"), mask, shape, count)
     dense = _look_up(o, indices, shape)
     vector = o.shape("lut")[-1]
     if vector > 1:
         axis = o.integer("vector_axis") % len(shape)
         positions = np.repeat(np.arange(shape[axis]), vector)
         mask = b.op("Gather", mask, b.constant(positions), axis=axis)
-    return [mask, _kept(b, dense, mask)]
+    return _spare(o, mask, _kept(b, dense, mask), _kept_indices(o, shape, count) if vector == 1 else None)
+
+
+def _kept_indices(o: Call, shape: Sequence[int], count: int) -> Kept | None:
+    """Indices, of which only some are stored, in packed form."""
+    flags, data, axes = o.literal("indices_mask"), o.literal("indices_nonzero_data"), _group_axes(o)
+    if flags is None or data is None or len(axes) > 1 or not count:
+        return None
+    mask = o.b.initializer(flags.packed(), flags.name)
+
+    def values() -> ir.Value:
+        return _packed_look_up(o, _integers(o, "indices_nonzero_data", [count]), [count], [])
+
+    def dense() -> ir.Value:
+        whole = _integers(o, "indices_nonzero_data", [count])
+        placed = o.b.packed("SparseWeight", mask, whole, shape=list(shape), to=int(_UINT8))
+        return _packed_look_up(o, placed, shape, axes)
+
+    return Kept(mask, shape, None if axes else values, dense, zeros=False)
 
 
 @rule("constexpr_sparse_blockwise_shift_scale")
@@ -220,4 +377,23 @@ def constexpr_sparse_blockwise_shift_scale(o: Call) -> Result:
     b, mask, shape = o.b, o.value("data_mask"), o.shape("data_mask")
     data = _spread(b, o.value("nonzero_data"), mask, shape, o.shape("nonzero_data")[0])
     dense = _scaled_blocks(o, data, shape, o.shape("scale"))
-    return [mask, _kept(b, dense, mask)]
+    return _spare(o, mask, _kept(b, dense, mask), _kept_integers(o, shape))
+
+
+def _kept_integers(o: Call, shape: Sequence[int]) -> Kept | None:
+    """Integers, or what is looked up, of which only some are stored, in packed form."""
+    inner, data, flags = _kept_by(o, "nonzero_data"), o.literal("nonzero_data"), o.literal("data_mask")
+    if inner is not None:
+        return Kept(inner.mask, shape, None, lambda: _shifted(o, inner.weight(o.b), shape), not o.has("offset"))
+    if data is None or flags is None or data.type.dtype not in ("int4", "uint4", "int8", "uint8") or not data.count:
+        return None
+    mask = o.b.initializer(flags.packed(), flags.name)
+    to = ir.DataType.INT8 if data.type.dtype.startswith("int") else _UINT8
+
+    def dense() -> ir.Value:
+        stored = o.b.initializer(data.stored(), data.name)
+        placed = o.b.packed("SparseWeight", mask, stored, shape=list(shape), to=int(to))
+        placed.type = ir.TensorType(to)
+        return _shifted(o, placed, shape)
+
+    return Kept(mask, shape, None, dense, not o.has("offset"))
