@@ -124,7 +124,7 @@ def compile(
         _describe(report, model, ref, source)
         with clock("passes"):
             samples = ref.samples
-            context = Context(where, scratch, samples.first, samples.given, runs=samples.runs)
+            context = Context(where, scratch, samples.first, samples.given, runs=samples.runs, labels=samples.labels)
             manager = Manager(context, watched, ref.outputs, ref.other)
             model = manager.run(model, steps)
         report.pipeline, report.passes = [p.spec for p in steps], manager.records

@@ -31,6 +31,7 @@ class Context:
         target: where the model will run.
         inputs: named input arrays to measure with, at least one for each model input (given, or synthesised).
         runs: all sets of inputs, where there are more than one: for passes that calibrate.
+        labels: the right class of each sample of all runs, in order, where the user gave any.
         given: whether the user gave `inputs`; synthesised ones say less about real activations.
         seed: for whatever is random; same seed, same output.
         scratch: where new big tensors go, so that they don't stay in memory.
@@ -43,6 +44,7 @@ class Context:
     given: bool = False
     seed: int = 0
     runs: Sequence[Mapping[str, np.ndarray]] = ()
+    labels: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
 
     def note(self, why: str) -> None:

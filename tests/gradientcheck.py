@@ -13,11 +13,11 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from passcheck import load
 
 from edgec.compiler.gradients.reverse import SEED, SUFFIX, gradient
 from edgec.compiler.session import Session
 from edgec.compiler.targets import OPSET
+from passcheck import load
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], np.ndarray]

@@ -9,6 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .. import graph as g
+from ..cost.sizes import Sizes
+from ..dims import Dim
 from ..errors import EdgecError, Missing, UnsupportedOp
 from ..shapes import infer
 from .rules import RULES, stops
@@ -21,22 +23,25 @@ SUFFIX = ".gradient"
 SEED = ".seed"
 
 
-def gradient(model: ir.Model, of: Sequence[str], wrt: Sequence[str], *, seeds: bool = False) -> ir.Model:
+def gradient(
+    model: ir.Model, of: Sequence[str], wrt: Sequence[str], *, seeds: bool = False, keep: Sequence[str] = ()
+) -> ir.Model:
     """A new model that computes the values `of` and the gradient of their sum with respect to each value of `wrt`.
 
     Values are inputs, initializers, or what a node makes. The outputs are those of `of`, then `NAME.gradient` for each
     of `wrt`, in its shape. With `seeds` there is an input `NAME.seed` for each of `of`, in its shape, and the gradient
-    is that of the sum of all products with it (a vector-Jacobian product). The model is left alone; both share
-    weights. Where a function has a kink, a subgradient is taken: 0 for Relu, equal shares for a maximum of equals.
+    is that of the sum of all products with it (a vector-Jacobian product). The values `keep` are outputs as
+    well. The model is left alone; both share weights. Where a function has a kink, a subgradient is taken: 0 for Relu,
+    equal shares for a maximum of equals.
 
     Raises EdgecError for a name that the model doesn't have, UnsupportedOp listing all nodes on the way from `wrt` to
     `of` that can't be differentiated.
     """
     made = inlined(model)
-    infer(made)
+    _infer(made)
     tried: set[str] = set()
     while True:
-        values = _named(made.graph, {*of, *wrt})
+        values = _named(made.graph, {*of, *wrt, *keep})
         ends, starts = [values[n] for n in of], [values[n] for n in wrt]
         way = _Way.between(made.graph, starts, ends)
         unknown = {n.op_type for n in way.nodes if n.domain == "" and n.op_type not in RULES} - tried
@@ -44,12 +49,30 @@ def gradient(model: ir.Model, of: Sequence[str], wrt: Sequence[str], *, seeds: b
             break
         tried |= unknown
         made = write_out(made, unknown)
+        _infer(made)
     found = _reversed(made.graph, way, ends, _seeds(made.graph, ends, seeds))
     made.graph.outputs.clear()
-    made.graph.outputs.extend(_as_outputs(made.graph, ends, starts, found))
+    made.graph.outputs.extend(_as_outputs(made.graph, [*ends, *(values[n] for n in keep)], starts, found))
     common.RemoveUnusedNodesPass()(made)
     infer(made)
     return made
+
+
+def _infer(model: ir.Model) -> None:
+    """Types, and dimensions as far as they can be told: equal ones that aren't numbers get the same name."""
+    infer(model)
+    sizes, names = Sizes(model), dict[Dim, str]()
+    for node in model.graph:
+        for out in node.outputs:
+            dims = sizes.dims(out)
+            if dims is not None:
+                out.shape = ir.Shape([_name(d, names) for d in dims])
+
+
+def _name(dim: Dim, names: dict[Dim, str]) -> int | str:
+    if isinstance(dim, int):
+        return dim
+    return names.setdefault(dim, dim.symbol() or f"size.{len(names)}")
 
 
 def _named(graph: ir.Graph, names: Collection[str]) -> dict[str, ir.Value]:
@@ -137,9 +160,9 @@ def _reversed(graph: ir.Graph, way: _Way, ends: Sequence[ir.Value], seeds: Seque
             missing.append(Missing(node.name or "", node.op_type, str(e)))
             # Whatever is above it is asked as well, so that all that is missing is known at once.
             parts = [tape.term(v) if v is not None else None for v in node.inputs]
-        for value, want, part in zip(node.inputs, wanted, parts, strict=False):
-            if want and part is not None and value is not None:
-                add(value, part)
+        for read, want, part in zip(node.inputs, wanted, parts, strict=False):
+            if want and part is not None and read is not None:
+                add(read, part)
     if missing:
         raise UnsupportedOp("the model can't be differentiated:", missing)
     return found
@@ -153,9 +176,9 @@ def _as_outputs(
     for value in ends:
         produced = value.producer() is not None
         outputs.append(value if produced else tape.term(value).op("Identity").value)
-    for value in starts:
-        part = found[value] if value in found else tape.term(value).zeros()
+    for start in starts:
+        part = found[start] if start in found else tape.term(start).zeros()
         out = part.op("Identity").value
-        out.name, out.type, out.shape = f"{value.name}{SUFFIX}", value.type, value.shape
+        out.name, out.type, out.shape = f"{start.name}{SUFFIX}", start.type, start.shape
         outputs.append(out)
     return outputs

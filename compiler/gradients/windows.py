@@ -63,7 +63,7 @@ class Windows:
                 int(size) + self.before[d] + self.after[d] - (int(o) - 1) * self.strides[d] - self.span(d)  # type: ignore[arg-type]
                 for d, (size, o) in enumerate(zip(sizes, places, strict=True))
             ]
-            if all(0 <= r < max(self.strides[d], self.dilations[d], 2) and r < self.strides[d] for d, r in enumerate(rest)):
+            if all(0 <= r < stride for r, stride in zip(rest, self.strides, strict=True)):
                 pads = [*self.before, *self.after]
                 return dy.op("ConvTranspose", weight, pads=pads, output_padding=rest, **common)
         # All that windows reach, with as many zeros behind it as none reaches, and of that the part that is x.

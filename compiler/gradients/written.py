@@ -9,7 +9,6 @@ from onnx_ir.passes import common
 
 from .. import session
 from ..protos import bare_proto
-from ..shapes import infer
 
 
 def inlined(model: ir.Model) -> ir.Model:
@@ -22,14 +21,13 @@ def inlined(model: ir.Model) -> ir.Model:
 
 
 def write_out(model: ir.Model, ops: Collection[str]) -> ir.Model:
-    """A copy in which the standard's own definitions stand for these operators, where it has any; shapes inferred."""
+    """A copy in which the standard's own definitions stand for these operators, where it has any."""
     proto, tensors = bare_proto(model, lambda _: True)
     session.write_out(proto, ops)
     made = ir.from_proto(proto)
     for name, tensor in tensors.items():
         made.graph.initializers[name].const_value = tensor
     _lift(made)
-    infer(made)
     return made
 
 

@@ -40,13 +40,14 @@ def _mish(s: Step, x: Term, y: Term) -> Term:
 
 
 def _swish(s: Step, x: Term, y: Term) -> Term:
-    alpha = s.attr("alpha", 1.0)
+    alpha: float = s.attr("alpha", 1.0)
     gate = (x if alpha == 1 else x * alpha).op("Sigmoid")
-    return gate + alpha * (y * (1 - gate))
+    return gate + (y * (1 - gate)) * alpha
 
 
 def _selu(s: Step, x: Term, y: Term) -> Term:
-    gamma, alpha = s.attr("gamma", 1.0507009873554805), s.attr("alpha", 1.6732632423543772)
+    gamma: float = s.attr("gamma", 1.0507009873554805)
+    alpha: float = s.attr("alpha", 1.6732632423543772)
     return (x > 0).where(x.tape.const(gamma, x), y + gamma * alpha)
 
 
@@ -60,7 +61,7 @@ def _softsign(s: Step, x: Term, y: Term) -> Term:
 
 
 def _celu(s: Step, x: Term, y: Term) -> Term:
-    alpha = s.attr("alpha", 1.0)
+    alpha: float = s.attr("alpha", 1.0)
     return (x > 0).where(x.tape.const(1.0, x), (x * (1 / alpha)).op("Exp"))
 
 
@@ -106,14 +107,15 @@ def _by(derivative: Derivative) -> Rule:
 
 
 def _clip(s: Step) -> Grads:
-    """1 between the bounds and on them; the bounds themselves are taken for constants."""
-    if s.wants(1) or s.wants(2):
-        raise Refused("its bounds depend on what is differentiated by")
+    """1 between the bounds and on them; a bound gets what lies beyond it."""
     dy = s.dy
+    grads: list[Term | None] = [dy, None, None]
     for i, outside in ((1, "Less"), (2, "Greater")):
         if s.has(i):
-            dy = dy * _mask(s.x.op(outside, s.input(i)).op("Not"), dy)
-    return [dy]
+            beyond = s.x.op(outside, s.input(i))
+            grads[0] = beyond.where(dy.tape.const(0.0, dy), grads[0])  # type: ignore[arg-type]
+            grads[i] = s.from_output(i, lambda b=beyond: dy * _mask(b, dy))  # type: ignore[misc]
+    return grads
 
 
 def _dropout(s: Step) -> Grads:

@@ -13,6 +13,8 @@ def _resize(s: Step) -> Grads:
         raise Refused("it crops")
     if s.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Refused("it keeps the aspect ratio")
+    if s.wants(1) or s.wants(2):
+        raise Refused("its scales depend on what is differentiated by")
     rank, found = s.rank(), s.dy
     axes = list(s.attr("axes") or range(rank))
     for i, axis in enumerate(axes):
@@ -35,8 +37,8 @@ def _along(s: Step, dy: Term, i: int, axis: int, rank: int) -> Term:
     places = numbers(s.x, axis)
     identity = places.ints("Unsqueeze", [1]).equals(places).op("Cast", to=int(dy.dtype))
     modes = (
-        "antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value", "mode",
-        "nearest_mode",
+        "antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value",
+        "mode", "nearest_mode",
     )  # fmt: skip
     how = {k: s.attr(k) for k in modes}
     cut = [tape.const([i]), tape.const([i + 1]), tape.const([0])]
