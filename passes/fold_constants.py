@@ -81,7 +81,10 @@ class FoldConstants(Pass):
         return not (node.op_type == "Cast" and _rounds(node))
 
     def _allowance(self, node: ir.Node, folded: dict[ir.Node, None]) -> int:
-        """Bytes that the result may have: of the constants that only this node reads, and at least `limit`."""
+        """Bytes that the result may have: of the constants that only this node reads, and at least `limit`.
+
+        Of a constant that is cut up, each part has its own.
+        """
         freed = 0
         for v in node.inputs:
             tensor = None if v is None else graph.const_tensor(v)
@@ -89,6 +92,8 @@ class FoldConstants(Pass):
                 freed += tensor.nbytes
             elif v is not None and v.producer() in folded and graph.used_once(v):
                 freed += _nbytes(v) or 0
+            elif v is not None and tensor is not None and _is_cut_up(v, tensor.nbytes):
+                freed += result_bytes(node) or 0
         return max(self.limit, freed)
 
     def _view(self, model: ir.Model, node: ir.Node) -> int:
@@ -127,6 +132,15 @@ def _rounds(node: ir.Node) -> bool:
         return True
     small = graph.static_shape(source)
     return to.bitwidth > source.dtype.bitwidth and (small is None or prod(small) * to.bitwidth > 1024 * 8)
+
+
+def _is_cut_up(value: ir.Value, size: int) -> bool:
+    """Whether all that is read of a constant are parts, at constant places, that together are no bigger than it."""
+    readers = {use.node for use in value.uses()}
+    if value.is_graph_output() or any(n.domain or n.op_type not in ("Slice", "Split", "Gather") for n in readers):
+        return False
+    parts = [result_bytes(n) if _inputs_ready(n) else None for n in readers]
+    return sum(size + 1 if p is None else p for p in parts) <= size
 
 
 def _sources(node: ir.Node) -> list[ir.Node]:

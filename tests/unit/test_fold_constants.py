@@ -38,6 +38,28 @@ def test_weight_is_transposed_once_and_not_doubled() -> None:
     check_pass(model(tied, {"w": w}, [2, 200], [2, 200]), FoldConstants(), rewrites=0)
 
 
+@pytest.mark.parametrize("ends", [(100, 200), (150, 200)], ids=["cut up", "overlapping"])
+def test_gates_of_a_weight_are_put_in_another_order(ends: tuple[int, int]) -> None:
+    """As torch.export writes an LSTM: parts of a weight, joined. Parts that overlap are more than the whole."""
+    w = np.arange(200 * 400, dtype=np.float32).reshape(200, 400)
+    numbers = {"w": w, "o": np.array([0]), "a": np.array([100]), "b": np.array([ends[0]]), "c": np.array([ends[1]])}
+    nodes = [
+        helper.make_node("Slice", ["w", "b", "c", "o"], ["late"]),
+        helper.make_node("Slice", ["w", "o", "b", "o"], ["early"]),
+        helper.make_node("Slice", ["w", "a", "c", "o"], ["part"]),
+        helper.make_node("Concat", ["late", "early"], ["g"], axis=0),
+        helper.make_node("Gemm", ["x", "g"], ["y"], transB=1),
+    ]
+    if ends[0] == 100:
+        del nodes[2]
+    else:
+        nodes[3] = helper.make_node("Concat", ["late", "early", "part"], ["g"], axis=0)
+    rows = 200 if ends[0] == 100 else 300
+    source = model(nodes, numbers, [2, 400], [2, rows])
+    m = check_pass(source, FoldConstants(), rewrites=3 if ends[0] == 100 else 0)
+    assert (ops(m) == {"Gemm": 1}) == (ends[0] == 100)
+
+
 def test_reshaped_weight_shares_its_bytes() -> None:
     w = np.arange(1 << 16, dtype=np.float32).reshape(256, 256)
     nodes = [helper.make_node("Reshape", ["w", "s"], ["r"]), helper.make_node("Mul", ["x", "r"], ["y"])]
