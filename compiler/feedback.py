@@ -1,0 +1,189 @@
+"""Rounding with error feedback: each input's rounding error is made up for by the inputs that are rounded after it.
+
+The error that a change E makes in a layer's outputs is tr(E H E'), H the second moments of the layer's inputs. With
+H = R D R', R unit upper triangular, it is the sum of d_j (e_j + sum_{k<j} e_k R_kj)² over inputs j (and outputs). So
+going through the inputs in order, rounding w_j + sum_{k<j} e_k R_kj instead of w_j makes each term as small as can be.
+This is GPTQ (Frantar et al. 2023, arXiv 2210.17323) without an inverse (Babai's nearest plane; arXiv 2507.18553).
+
+H is known from few samples. What is added to its diagonal (damping) holds the feedback back; how much of it is best,
+samples tell that were held out: down to none at all, which is plain rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cholesky
+
+from .columns import Columns, columns
+from .grids import Grid, Sparse
+from .statistics import Moments, Sums
+
+BLOCK = 64
+"""Inputs whose errors are fed to the later ones at once."""
+DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Of the mean of the diagonal."""
+DAMPING = 0.03
+"""The one that is tried first."""
+OUTPUTS = 128
+"""Outputs that the choice of a damping is made on."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rounded weight.
+
+    Attributes:
+        array: the weight, on its grid.
+        damping: what was added to the diagonal; None: plain rounding.
+        plain, loss: mean square error of the layer's outputs (summed over them) with plain rounding and with `array`,
+            on held-out samples where there are any.
+        shift: what to add to the bias so that the mean of the outputs stays, groups x outputs; None: nothing.
+    """
+
+    array: np.ndarray
+    damping: float | None
+    plain: float
+    loss: float
+    shift: np.ndarray | None = None
+
+
+def centred(fit: Sums, seen: Sums) -> Sums:
+    """The moments `seen` about the mean of `fit`: what is left when a bias makes up for the mean error."""
+    assert seen.gram is not None
+    a, b = fit.mean[..., None, :], seen.mean[..., None, :]
+    outer = (a - b).swapaxes(-1, -2) * (a - b) - b.swapaxes(-1, -2) * b
+    gram = seen.gram + outer.astype(seen.gram.dtype)
+    return Sums(seen.count, np.einsum("gii->gi", gram), b[..., 0, :] - a[..., 0, :], gram)
+
+
+def feedback(matrix: np.ndarray, how: Columns, gram: np.ndarray, damping: float) -> np.ndarray:
+    """Round `matrix` (groups x outputs x inputs) with error feedback; `gram` is groups (or 1) x inputs x inputs."""
+    order, factor = _factor(gram, damping)
+    weights = np.ascontiguousarray(matrix.transpose(2, 0, 1)[order], np.float32)
+    how = how.order(order)
+    errors, rounded = np.empty_like(weights), np.empty_like(weights)
+    for start in range(0, len(weights), BLOCK):
+        stop = min(len(weights), start + BLOCK)
+        fed = weights[start:stop]
+        if start:
+            fed = fed + _fed(errors[:start], factor[:, :start, start:stop])
+        for j in range(start, stop):
+            goal = fed[j - start]
+            if j > start:
+                goal = goal + _fed(errors[start:j], factor[:, start:j, j : j + 1])[0]
+            rounded[j] = how.round(j, goal)
+            errors[j] = weights[j] - rounded[j]
+    found = np.empty_like(rounded)
+    found[order] = rounded
+    return found.transpose(1, 2, 0)
+
+
+def _fed(errors: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """What earlier inputs' errors (inputs x groups x outputs) give to later ones: the same layout."""
+    if len(factor) == 1:
+        return np.asarray(factor[0].T @ errors.reshape(len(errors), -1)).reshape(-1, *errors.shape[1:])
+    return np.asarray(np.einsum("kgo,gkj->jgo", errors, factor))
+
+
+def _factor(gram: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
+    """The order of the inputs, the largest first, and R of H = R D R' in that order."""
+    size = gram.shape[-1]
+    diagonal = np.einsum("gii->gi", gram)
+    order = np.argsort(-diagonal.sum(0), kind="stable")
+    damped = gram[:, order[:, None], order].astype(np.float64 if size <= 2048 else np.float32)
+    extra = damping * np.maximum(diagonal.mean(1), np.finfo(np.float32).tiny)
+    at = np.arange(size)
+    damped[:, at, at] = damped[:, at, at] + extra[:, None]
+    found = np.empty(damped.shape, np.float32)
+    for g, each in enumerate(damped):
+        # Of the reversed matrix the lower factor; reversed again, it is the upper one of H itself.
+        lower = cholesky(each[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
+        found[g] = lower / np.diagonal(lower)
+    return order, found
+
+
+def choose(array: np.ndarray, grid: Grid | Sparse, known: Moments, *, bias: bool = False) -> Choice:
+    """Round `array`, the weight that `known` is about, to `grid`: with as much feedback as pays on held-out samples.
+
+    With `bias`, the layer has a bias that can make up for the mean error; it does where that pays.
+    Plain rounding stays where feedback doesn't pay, where nothing is held out to tell, for tables, for weights that are
+    read in several ways, for layers too wide for second moments, and for grids that round several inputs together.
+    """
+    plain = _plain(array, grid)
+    error = known.layer.matrix(array - plain)
+    seen = known.held or known.fit
+    lost = seen.loss(error)
+    how = columns(grid, known.layer, array)
+    if known.held is None or known.shared or known.fit.gram is None or how is None or not lost:
+        return Choice(plain, None, lost, lost)
+    fit, whole = known.fit, known.whole
+    if bias:
+        about = centred(fit, seen)
+        bias = about.loss(error) <= lost
+        fit, seen, whole = (centred(fit, fit), about, centred(whole, whole)) if bias else (fit, seen, whole)
+    assert fit.gram is not None
+    assert whole.gram is not None
+    matrix = known.layer.matrix(array)
+    damping, share = _damping(matrix, how, fit.gram, seen, error)
+    found = plain
+    if damping is not None:
+        found = _plain(known.layer.shaped(feedback(matrix, how, whole.gram, damping)), grid)
+    shift = _shift(known, known.layer.matrix(array - found)) if bias else None
+    return Choice(found, damping, lost, seen.loss(error) * share, shift)
+
+
+def _plain(array: np.ndarray, grid: Grid | Sparse) -> np.ndarray:
+    """The nearest numbers of the grid."""
+    if isinstance(grid, Sparse):
+        if grid.inner is None:
+            return array
+        return np.where(array != 0, grid.inner.decode(grid.inner.nearest(array)), np.float32(0))
+    return grid.decode(grid.nearest(array))
+
+
+def _shift(known: Moments, error: np.ndarray) -> np.ndarray:
+    """The mean of what the error takes from the layer's outputs."""
+    mean = np.broadcast_to(known.whole.mean, (error.shape[0], error.shape[2]))
+    return np.asarray(np.einsum("goi,gi->go", error, mean, dtype=np.float64) * known.layer.scale, np.float32)
+
+
+def _damping(
+    matrix: np.ndarray, how: Columns, gram: np.ndarray, seen: Sums, error: np.ndarray
+) -> tuple[float | None, float]:
+    """The damping that is best on held-out samples, None for plain rounding; and the loss as a share of the plain one.
+
+    Tried on some of the outputs: they don't depend on each other. `error` is that of plain rounding.
+    """
+    some = _some(matrix.shape[1], how.vector)
+    part, few = matrix[:, some], how.take(some)
+    plain = seen.loss(error[:, some])
+    tried = _walked(lambda damping: seen.loss(part - feedback(part, few, gram, damping)))
+    best = min(tried, key=lambda d: tried[d])
+    return (best, tried[best] / plain) if tried[best] < plain else (None, 1.0)
+
+
+def _walked(loss: Callable[[float], float]) -> dict[float, float]:
+    """The losses of dampings from the usual one downhill."""
+    start = DAMPINGS.index(DAMPING)
+    found = {DAMPING: loss(DAMPING)}
+    for step in (-1, 1):
+        i, best = start, found[DAMPING]
+        while 0 <= i + step < len(DAMPINGS):
+            i += step
+            found[DAMPINGS[i]] = now = loss(DAMPINGS[i])
+            if now >= best:
+                break
+            best = now
+        if i != start + step:
+            break
+    return found
+
+
+def _some(outputs: int, vector: int) -> np.ndarray:
+    """At most `OUTPUTS` outputs, evenly spread, whole vectors."""
+    groups = outputs // vector
+    step = max(1, -(-groups * vector // OUTPUTS))
+    return (np.arange(0, groups, step)[:, None] * vector + np.arange(vector)).reshape(-1)
