@@ -11,12 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.channels.activations import activation_scores
+from ..compiler.channels.balance import masked
 from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling
 from ..compiler.channels.importance import element_scores
 from ..compiler.channels.price import Price
 from ..compiler.channels.select import families, search, taken
+from ..compiler.channels.sensitivity import gradient_scores
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import mask
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
@@ -27,7 +29,8 @@ from ..compiler.passbase import Context, Pass
 OF = ("channels", "parameters", "bytes", "macs", "time")
 WEIGHTS = ("l1", "l2", "bn", "geometric-median")
 DATA = ("activation", "reconstruction")
-BY = WEIGHTS + DATA
+LOSS = ("taylor", "fisher")
+BY = WEIGHTS + DATA + LOSS
 GRAINS = ("auto", "channels", "heads", "dims")
 
 
@@ -46,7 +49,8 @@ class MaskChannels(Pass):
         device: whose time; where none is named, one that is like the target.
         by: how importance is measured, over all slices of a group, each relative to its layer's mean. From weights:
             l1, l2, bn (scales of batch normalisations), geometric-median; from inputs: activation (the energy that a
-            channel contributes), reconstruction (what the others can't make up for).
+            channel contributes), reconstruction (what the others can't make up for); from inputs and gradients of the
+            loss on their `labels`, or of the model's own outputs: taylor (first order), fisher (second order).
         spread: `local` takes the same share everywhere; `global` what is least important anywhere.
         grain: what may go: `channels`, `heads` (whole heads, groups), `dims` (dimensions within heads), or `auto`:
             heads where there are some, channels elsewhere.
@@ -95,6 +99,8 @@ class MaskChannels(Pass):
         coupling = coupled(model, self.width)
         found = solve(coupling)
         scores = self._scores(model, coupling, found, ctx)
+        if any(s.leaves for s in coupling.streams):
+            scores[masked(coupling, found)] = 0  # not all of it is zero
         every = units(coupling, found, scores)
         usable = _allowed(self, coupling, found, every, ctx)
         if not usable.any():
@@ -119,6 +125,9 @@ class MaskChannels(Pass):
     def _scores(self, model: ir.Model, coupling: Coupling, found: Solution, ctx: Context) -> np.ndarray:
         if self.by in WEIGHTS:
             return element_scores(coupling, found, self.by)
+        if self.by in LOSS:
+            runs = self._runs(ctx, f"by={self.by}")
+            return gradient_scores(model, coupling, found, self.by, runs, ctx.labels, ctx.seed, ctx.note)
         plain = element_scores(coupling, found, "l2")
         return activation_scores(model, coupling, found, self.by, self._runs(ctx, f"by={self.by}"), plain, ctx.seed)
 

@@ -52,7 +52,8 @@ def _selu(s: Step, x: Term, y: Term) -> Term:
 
 
 def _hard_sigmoid(s: Step, x: Term, y: Term) -> Term:
-    return _mask((y > 0) & (y < 1), x) * s.attr("alpha", 0.2)
+    alpha: float = s.attr("alpha", 0.2)
+    return _mask((y > 0) & (y < 1), x) * alpha
 
 
 def _softsign(s: Step, x: Term, y: Term) -> Term:
