@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from ..compiler.channels.activations import activation_scores
 from ..compiler.channels.balance import masked
+from ..compiler.channels.balance import masked
 from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling

@@ -53,6 +53,28 @@ def norm(net: Net) -> None:
 
 
 @tokens
+def residual(net: Net) -> None:
+    """A block before which something is normalised, by an operator or written out."""
+    x, (n, t, c) = net.last, net.shape
+    if net.rng.random() < 0.3:
+        mean = [n, t, 1]
+        net.node("Mul", [x, x], net.shape)
+        net.node("ReduceMean", [net.last, net.constant([-1])], mean, keepdims=1)
+        net.node("Add", [net.last, net.constant(np.array(1e-3, np.float32))], mean)
+        net.node("Sqrt", [net.last], mean)
+        net.node("Div", [x, net.last], [n, t, c])
+        net.node("Mul", [net.last, net.weight(c, scale=1)], [n, t, c])
+    else:
+        norm(net)
+    linear(net, 8)
+    net.node(str(net.rng.choice(["Gelu", "Relu"])), [net.last], net.shape)
+    linear(net, c)
+    if net.rng.random() < 0.3:
+        net.node("Mul", [net.last, net.weight(c, scale=0.3)], net.shape)
+    net.node("Add", [x, net.last], [n, t, c])
+
+
+@tokens
 def gated(net: Net) -> None:
     x, c = net.last, net.shape[-1]
     linear(net, 8)

@@ -35,7 +35,7 @@ def settle(coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | 
     changed: set[ir.Value] = set()
     if not any(dead[found.of[coupling.opened[n.looks[0]]]].any() for s in coupling.streams for n in s.norms):
         return changed
-    before = _gone(coupling, found)
+    before = masked(coupling, found)
     now = dead | before
     for stream in coupling.streams:
         for norm in stream.norms:
@@ -49,8 +49,8 @@ def settle(coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | 
     return changed
 
 
-def _gone(coupling: Coupling, found: Solution) -> Flags:
-    """What has been masked before."""
+def masked(coupling: Coupling, found: Solution) -> Flags:
+    """Per class, whether it has been masked: is zero, or the mean of what stays."""
     dead = feasible(found, zero_classes(coupling, found))
     for stream in unbalanced(coupling, found, dead):
         for norm in stream.norms:

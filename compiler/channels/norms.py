@@ -98,12 +98,13 @@ def _per_channel(value: ir.Value, x: ir.Value, axis: int, depth: int) -> bool:
 
 
 def _written(model: ir.Model) -> Iterator[Norm]:
-    index = Index(model)
+    index, taken = Index(model), set()
     for centred, pattern in ((True, NORMALISED), (False, ROOT_MEAN_SQUARE)):
         for m in find(index, pattern):
-            norm = _parts(m, centred)
-            if norm is not None:
+            # What has been centred is a root mean square, too.
+            if m.root not in taken and (norm := _parts(m, centred)) is not None:
                 yield norm
+            taken.add(m.root)
 
 
 def _parts(m: Match, centred: bool) -> Norm | None:

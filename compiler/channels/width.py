@@ -140,11 +140,16 @@ def _plan(streams: Sequence[Stream], width: str, barred: Collection[ir.Node]) ->
 
 def _readable(coupling: Coupling, stream: Stream) -> bool:
     """Whether what else reads the weights of the writers, as a head with tied embeddings, can't see what goes."""
-    for leaf in stream.leaves:
-        for node, _ in leaf.value.uses():
-            if node in leaf.nodes or (node.op_type in VIEWS and not node.domain):
+    todo = [(leaf.value, leaf.nodes) for leaf in stream.leaves]
+    while todo:
+        value, writers = todo.pop()
+        for node, _ in value.uses():
+            if node in writers:
                 continue
-            data = next((v for v in node.inputs if v is not None and v is not leaf.value and not is_const(v)), None)
+            if node.op_type in VIEWS and not node.domain:
+                todo.append((node.outputs[0], set()))
+                continue
+            data = next((v for v in node.inputs if v is not None and v is not value and not is_const(v)), None)
             if node.domain or node.op_type not in READERS or data is None or attr(node, "transA", 0):
                 return False
             if not all(g.zero for g in coupling.labels.get(data, ())):
