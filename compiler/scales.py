@@ -14,8 +14,8 @@ import numpy as np
 Snap = Callable[[np.ndarray], np.ndarray]
 """The nearest points, in units of the scale. May overwrite its argument."""
 
-LEAST = {1: 0.2, 2: 0.25, 3: 0.4, 4: 0.5, 5: 0.6, 6: 0.7, 7: 0.8}
-"""By bits, the shortest scale that is tried, of the one that reaches all; 0.85 for more."""
+LEAST = {1: 0.2, 2: 0.25, 3: 0.4, 4: 0.5, 5: 0.6, 6: 0.65}
+"""By bits, the shortest scale that is tried, of the one that reaches all; 0.7 for more."""
 
 TRIES = 12
 REFITS = 2
@@ -62,8 +62,13 @@ def symmetric(
     if not search:
         return np.where(empty, np.float16(1), as_float16(whole, up=True))
     best, least = whole, _error(cells, snap(cells / whole[..., None]), whole, weights)
-    for share in np.linspace(1, LEAST.get(bits, 0.85), TRIES)[1:]:
+    shares, step = np.linspace(1, LEAST.get(bits, 0.7), TRIES, retstep=True)
+    for share in shares[1:]:
         scale = whole * cells.dtype.type(share)
+        best, least = _better(best, least, scale, _error(cells, snap(cells / scale[..., None]), scale, weights))
+    middle = best
+    for share in (step / 3, -step / 3):
+        scale = middle + whole * cells.dtype.type(share)
         best, least = _better(best, least, scale, _error(cells, snap(cells / scale[..., None]), scale, weights))
     for _ in range(REFITS):
         steps = snap(cells / best[..., None])
@@ -79,7 +84,7 @@ def asymmetric(cells: np.ndarray, bits: int, weights: np.ndarray | None, search:
     empty = low == high
     high = np.where(empty, 1, high).astype(cells.dtype)
     one = cells.dtype.type(1)
-    shares = [one] if not search else list(np.linspace(1, LEAST.get(bits, 0.85), TRIES).astype(cells.dtype))
+    shares = [one] if not search else list(np.linspace(1, LEAST.get(bits, 0.7), TRIES).astype(cells.dtype))
     tries = [(a, b) for s in shares for a, b in ((s, s), (s, one), (one, s))] if search else [(one, one)]
     best: tuple[np.ndarray, np.ndarray] | None = None
     least = np.empty(0)

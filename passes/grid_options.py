@@ -48,6 +48,8 @@ class Wish:
             raise ValueError(f"block={self.block}: at least 2 elements share a scale")
         if self.vector not in (1, 2, 4) or self.group < 0 or self.group % self.vector:
             raise ValueError(f"vector={self.vector}, group={self.group}: vectors of 1, 2 or 4, groups of whole vectors")
+        if self.per == "block" and self.scheme in ("table", "binary"):
+            raise ValueError(f"scheme={self.scheme} has no blocks: group=16 gives every 16 channels a table")
         if not self.symmetric and self.scheme not in (None, "affine"):
             raise ValueError(f"scheme={self.scheme} has no zero points: symmetric=false goes with affine")
 
@@ -58,19 +60,19 @@ def spec_for(wish: Wish, target: Target) -> tuple[GridSpec | None, list[str]]:
     scheme = wish.scheme or ("affine" if wish.bits == 8 or not wish.symmetric or wish.per == "block" else "table")
     notes: list[str] = []
     bits = wish.bits
-    if scheme == "affine" and bits < 8 and bits not in storage.integers and storage.tables:
-        wider = min((b for b in storage.integers if b > bits), default=8)
-        if wider == 8 and wish.symmetric:
+    if scheme == "affine" and bits not in storage.integers and storage.integers:
+        whole, entry = (min((b for b in have if b >= bits), default=9) for have in (storage.integers, storage.tables))
+        if entry < whole and wish.symmetric:
             notes.append(_instead(f"integers of {bits} bits", "a table", target, lambda s: bits in s.integers))
             scheme = "table"
         else:
-            notes.append(f"{target.name} stores integers of {wider} bits, not {bits}: rounded to {wider} bits")
-            bits = wider
+            notes.append(f"{target.name} stores integers of {whole} bits, not {bits}: rounded to {whole} bits")
+            bits = whole
     if scheme == "table" and bits not in storage.tables and any(b > bits for b in storage.tables):
         wider = min(b for b in storage.tables if b > bits)
         notes.append(f"{target.name} stores tables of {wider} bits, not {bits}: rounded to {wider} bits")
         bits = wider
-    per = wish.per or _usual(scheme)
+    per = wish.per if wish.per and scheme not in PLAIN else _usual(scheme)
     spec = GridSpec(scheme, bits, wish.symmetric, per, wish.block or 32, 0, 1, wish.search)  # type: ignore[arg-type]
     if not _stored(spec, storage):
         what = f"{bits}-bit weights" if scheme in ("affine", "table") else f"{scheme} weights"
@@ -81,9 +83,11 @@ def spec_for(wish: Wish, target: Target) -> tuple[GridSpec | None, list[str]]:
         ]
     if scheme == "table":
         if spec.per != "tensor" and not storage.scaled:
-            if wish.per:
+            if wish.per == "channel":
                 notes.append(_instead("scales on a table", "none", target, lambda s: s.scaled))
             spec = replace(spec, per="tensor")
+        elif spec.per == "block":
+            spec = replace(spec, per="channel")
         if storage.groups:
             spec = replace(spec, group=wish.group, vector=wish.vector)
         elif wish.group or wish.vector > 1:
@@ -99,7 +103,7 @@ def spec_of_weight(
 ) -> tuple[GridSpec, str]:
     """The same for a weight of this shape, and why it is different."""
     channels, why = shape[axis], ""
-    if spec.per == "block" and spec.scheme not in PLAIN:
+    if spec.per == "block":
         count = shape[inputs[0]] if inputs else 0
         block = spec.block if storage.remainders else _divisor(count, spec.block)
         if count <= spec.block or not block:

@@ -22,8 +22,8 @@ from . import weight_grid
 from .grid_options import Wish, spec_for, spec_of_weight
 from .noise_search import budget, decibels, noise_power, search
 
-MIN_SNR = {8: 25.0}
-"""By bits, what `min_snr` is by default. Fewer bits are asked for by those who know what they may cost."""
+MIN_SNR = 25.0
+"""What `min_snr` is by default from 8 bits. Those who ask for fewer know what they may cost."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RoundWeights(Pass):
         by: mse: scales of the least square error; nearest: scales that just reach the largest number.
         min_size: elements from which a weight is rounded; small ones cost accuracy and save nothing.
         min_snr: signal-to-noise ratio that the outputs must keep against the model as it is, in dB; 0: any. By default
-            25 at 8 bits, where most networks keep 30 to 50 dB (at 25 dB an error is 6 % of the signal), else any.
+            25 from 8 bits, where most networks keep 30 to 50 dB (at 25 dB an error is 6 % of the signal), else any.
     """
 
     name: ClassVar[str] = "round-weights"
@@ -102,7 +102,7 @@ class RoundWeights(Pass):
             found = self._rounded(weight, spec, ctx)
             if found is not None:
                 rounded[weight.value.name or ""] = found
-        floor = MIN_SNR.get(spec.bits, 0.0) if self.min_snr is None else self.min_snr
+        floor = self.min_snr if self.min_snr is not None else MIN_SNR if _bits(spec) >= 8 else 0.0
         for name in _spared(model, rounded, len(weights), floor, spec, ctx) if rounded and floor else ():
             del rounded[name]
         _replace(model, rounded)

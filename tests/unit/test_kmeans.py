@@ -1,0 +1,139 @@
+"""k-means on a line is as good as exact dynamic programming; with weights, in bins, for vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgec.compiler import kmeans
+from edgec.compiler.kmeans import Atoms, Histogram, atoms, cluster, distortion
+from edgec.compiler.points import nearest_points
+from edgec.compiler.vectors import cluster_vectors
+
+
+def mixture(n: int, seed: int = 0) -> np.ndarray:
+    """Numbers as weights have them: channels of different sizes, a few large ones."""
+    rng = np.random.default_rng(seed)
+    sizes = np.exp(rng.normal(size=64) * 0.6)
+    w = rng.normal(size=n) * sizes[rng.integers(0, 64, n)] * 0.02
+    w[rng.integers(0, n, n // 1000 + 1)] *= 8
+    return w.astype(np.float32)
+
+
+def exact(numbers: Atoms, k: int) -> float:
+    """The least distortion, by dynamic programming over all places."""
+    x, m = numbers
+    mass, first, second = (np.append(0, np.cumsum(a)) for a in (m, m * x, m * x * x))
+    i, j = np.triu_indices(len(x) + 1, 1)
+    cost = np.full((len(x) + 1, len(x) + 1), np.inf)
+    cost[i, j] = (second[j] - second[i]) - (first[j] - first[i]) ** 2 / (mass[j] - mass[i])
+    best = cost[0]
+    for _ in range(k - 1):
+        best = (best[:, None] + cost).min(0)
+    return float(best[-1])
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 8, 16])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_within_a_ten_thousandth_of_dynamic_programming(k: int, seed: int) -> None:
+    numbers = atoms(mixture(500, seed))
+    centres = cluster(numbers, k)
+    assert len(centres) == k and (np.diff(centres) > 0).all()
+    assert distortion(numbers, centres) <= exact(numbers, k) * 1.0001
+
+
+def test_with_weights_as_well() -> None:
+    rng = np.random.default_rng(0)
+    w, weights = mixture(400), rng.uniform(0, 1, 400) ** 4
+    numbers = atoms(w, weights)
+    assert distortion(numbers, cluster(numbers, 8)) <= exact(numbers, 8) * 1.0001
+    # Numbers that count nothing have no say; one counted twice is two.
+    assert np.array_equal(cluster(atoms(np.append(w, w * 9), np.append(weights, weights * 0)), 8), cluster(numbers, 8))
+    twice = cluster(atoms(np.append(w, w[:200])), 8)
+    np.testing.assert_allclose(twice, cluster(atoms(w, np.where(np.arange(400) < 200, 2, 1)), 8), rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [16, 64, 256])
+def test_bins_cost_less_than_a_ten_thousandth(k: int) -> None:
+    w = np.random.default_rng(1).standard_t(6, 150_000).astype(np.float32)
+    x, count = np.unique(w.astype(np.float64), return_counts=True)
+    every = Atoms(x, count.astype(np.float64))
+    binned = atoms(w)
+    assert len(binned.x) < len(x) / 2, "there must be bins for this to say anything"
+    assert distortion(every, cluster(binned, k)) <= distortion(every, cluster(every, k)) * 1.0001
+
+
+def test_lloyd_steps_do_not_improve_what_windows_find() -> None:
+    numbers = atoms(mixture(200_000, 3))
+    centres = cluster(numbers, 256)
+    start = distortion(numbers, centres)
+    for _ in range(30):
+        place = np.searchsorted((centres[1:] + centres[:-1]) / 2, numbers.x)
+        mass = np.bincount(place, numbers.mass, 256)
+        centres = np.bincount(place, numbers.mass * numbers.x, 256) / mass
+    assert start <= distortion(numbers, centres) * 1.0001
+
+
+@given(
+    st.lists(st.sampled_from([0.0, -0.0, 1.0, -3.5, 1e-40, 65504.0, 1e30, -1e30]), min_size=1, max_size=20),
+    st.integers(1, 16),
+)
+def test_few_numbers_are_centres_themselves(numbers: list[float], k: int) -> None:
+    found = cluster(atoms(np.array(numbers, np.float32)), k)
+    distinct = np.unique(np.array(numbers, np.float32).astype(np.float64))
+    assert len(found) <= k and np.isfinite(found).all()
+    if len(distinct) <= k:
+        assert np.array_equal(found, distinct)
+
+
+def test_pieces_of_a_histogram_add_up() -> None:
+    w = mixture(10_000)
+    whole, parts = Histogram(0.05), Histogram(0.05)
+    whole.add(whole.count(w))
+    for part in np.split(w, [10, 11, 3000]):
+        parts.add(parts.count(np.ascontiguousarray(part)))
+    for a, b in zip(whole.atoms(), parts.atoms(), strict=True):
+        assert np.array_equal(a, b)
+    assert whole.atoms().mass.sum() == w.size
+    near = np.abs(w[:, None] - whole.atoms().x[None, :]).min(1)
+    assert (near <= (np.abs(w) + 0.05 / 4) * 2.0**-kmeans.PRECISION).all(), (
+        "no number is further from its bin than that"
+    )
+
+
+@given(
+    st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=64),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_nearest_points_are_the_nearest(points: list[float], seed: int) -> None:
+    table = np.array(points, np.float32)
+    rng = np.random.default_rng(seed)
+    w = np.concatenate(
+        [rng.normal(size=2000).astype(np.float32) * 2, table, np.float32([1e30, -1e30, 0, 1e-40, np.inf])]
+    )
+    found = nearest_points(w, table)
+    assert found.dtype == np.uint8 and np.array_equal(table[found[2000 : 2000 + len(table)]], table)
+    chosen = np.abs(w[:-1].astype(np.float64) - table[found[:-1]])
+    assert (chosen <= np.abs(w[:-1, None].astype(np.float64) - table).min(1) * (1 + 1e-6) + 1e-6).all()
+    few = np.concatenate([nearest_points(part, table) for part in np.array_split(w, 10)])
+    assert np.array_equal(few, found), "looked up and searched must agree"
+
+
+def test_vectors_beat_numbers_of_as_many_bits_where_neighbours_go_together() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(64, 128)).astype(np.float32)
+    w[1::2] = w[::2] + 0.1 * rng.normal(size=(32, 128)).astype(np.float32)
+    ones = np.ones(64, np.float32)
+    table = cluster_vectors(w, 0, 16, None, ones, 2)
+    assert table.shape == (16, 2)
+    pairs = np.stack([w[::2], w[1::2]], -1).reshape(-1, 2)
+    error = ((pairs[:, None] - table) ** 2).sum(2).min(1).mean() / 2
+    numbers = atoms(w)
+    assert error < 0.6 * distortion(numbers, cluster(numbers, 4)) / w.size, "4 bits for two, 2 bits for one"
+    assert np.array_equal(table, cluster_vectors(w, 0, 16, None, ones, 2))
+    heavy = np.where(np.arange(128) < 4, np.float32(1000), np.float32(0.001))
+    seen = cluster_vectors(w, 0, 16, np.broadcast_to(heavy, w.shape), ones, 2)
+    few = np.stack([w[::2, :4], w[1::2, :4]], -1).reshape(-1, 2)
+    assert ((few[:, None] - seen) ** 2).sum(2).min(1).mean() < 0.7 * ((few[:, None] - table) ** 2).sum(2).min(1).mean()
