@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
+from .functions import DECODERS
 from .graph import attr, nodes
 from .targets import Target
 
@@ -31,7 +32,7 @@ COREML = frozenset({
     "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth",
     "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK",
     "Transpose", "Trilu", "Unsqueeze", "Upsample", "Where", "Xor",
-})  # fmt: skip
+}) | DECODERS  # fmt: skip
 
 _CORE: dict[str, frozenset[str]] = {"coreml": COREML}
 

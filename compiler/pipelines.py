@@ -114,7 +114,7 @@ def pipeline(
     if target.backend == "coreml":
         specs += LEGALIZE
     elif opset is not None and opset < OPSET:
-        specs += [f"legalize{{opset={opset}}}", *OLDER]
+        specs += [f"unpack-weights{{opset={opset}}}", f"legalize{{opset={opset}}}", *OLDER]
     if precision == "fp16":
         specs.append(HALF)
     return specs

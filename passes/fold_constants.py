@@ -115,7 +115,9 @@ class FoldConstants(Pass):
 
 _NEVER = frozenset({"Constant", "DequantizeLinear", "DynamicQuantizeLinear", "Loop", "If", "Scan", "QuantizeLinear"})
 
-_NOT_IN_NUMPY = frozenset(t for t in ir.DataType if t.name.startswith(("BFLOAT", "FLOAT8", "FLOAT4", "INT4", "UINT4")))
+_NOT_IN_NUMPY = frozenset(
+    t for t in ir.DataType if t.name.startswith(("BFLOAT", "FLOAT8", "FLOAT4", "INT2", "INT4", "UINT2", "UINT4"))
+)
 """Types that onnxruntime doesn't hand out as numpy arrays."""
 
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "Resize", "OneHot", "CenterCropPad"})

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, producer, rank, subgraphs
 from ..compiler.ops import EXACT
+from ..compiler.packed import unpacks
 from ..compiler.rounding import HALF_MAX, HALF_TINY, is_pair, is_rounded
 
 FLOAT = ir.DataType.FLOAT
@@ -118,7 +119,7 @@ def is_exact(node: ir.Node) -> bool:
 
 def is_source(node: ir.Node) -> bool:
     """Whether the node makes float32 values of something that is not float32, or is part of a rounding pair."""
-    if is_pair(node) or (node.domain == "" and node.op_type in SOURCES):
+    if is_pair(node) or (node.domain == "" and node.op_type in SOURCES) or unpacks(node):
         return True
     return not any(True for _ in data_inputs(node))
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before, nodes, shape
+from ..compiler.packed import decoders
 from ..compiler.passbase import Context, Pass
 from ..compiler.rounding import HALF_MAX, HALF_TINY, insert_pair, is_rounded, to_half
 from ..compiler.session import Session
@@ -159,19 +160,27 @@ def _head_size(node: ir.Node) -> int | None:
 
 
 def _round_scale(value: ir.Value, scratch: Scratch) -> int:
-    """Give a packed weight scales that float16 holds: so it is stored, with products that float16 rounds."""
-    node = value.producer()
-    if node is None or node.op_type != "DequantizeLinear" or const_tensor(node.inputs[0] or value) is None:
-        return 0
-    scale = node.inputs[1]
-    array = const(scale)
-    if scale is None or array is None or not isinstance(node.graph, ir.Graph):
-        return 0
-    rounded = np.maximum(array.astype(np.float16), np.float16(HALF_TINY)).astype(array.dtype)
-    if np.array_equal(rounded, array):
-        return 0
-    node.replace_input_with(1, initializer(node.graph, rounded, f"{scale.name}__half", scratch))
-    return 1
+    """Give a packed weight scales and tables that float16 holds: so they are stored, with what float16 rounds."""
+    return sum(_round_factors(node, scratch) for node in decoders(value) or ())
+
+
+def _round_factors(node: ir.Node, scratch: Scratch) -> int:
+    """Round the float32 constants of an operator that unpacks a weight; a scale stays above zero."""
+    count = 0
+    for i, factor in enumerate(node.inputs):
+        array = const(factor) if factor is not None and factor.dtype == half.FLOAT else None
+        if factor is None or array is None or not isinstance(node.graph, ir.Graph):
+            continue
+        with np.errstate(over="ignore"):
+            rounded = array.astype(np.float16)
+        if i == 1 and node.op_type in ("DequantizeLinear", "ScaleWeight", "ShiftScaleWeight"):
+            tiny = np.copysign(np.float16(HALF_TINY), array).astype(np.float16)
+            rounded = np.where((rounded == 0) & (array != 0), tiny, rounded)
+        if not np.array_equal(rounded.astype(array.dtype), array) and np.isfinite(rounded).all():
+            new = initializer(node.graph, rounded.astype(array.dtype), f"{factor.name}__half", scratch)
+            node.replace_input_with(i, new)
+            count += 1
+    return count
 
 
 def _round_constant(

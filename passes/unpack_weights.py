@@ -1,4 +1,4 @@
-"""Writes packed weights out where the target can't store them packed."""
+"""Packs weights anew, or writes them out, where the target can't store them in the form that they have."""
 
 from __future__ import annotations
 
@@ -9,55 +9,83 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler import graph as g
+from ..compiler.packed import dense, lacks, newer, roots
 from ..compiler.passbase import Context, Pass
+from ..compiler.targets import TARGETS, Storage
+from .pack_weights import replace, smallest
 
 
 @dataclass(frozen=True)
 class UnpackWeights(Pass):
-    """Replace the dequantisation of a constant by its result, for integer widths that the target has no store for.
+    """Give packed weights the nearest form that the target stores; write out those for which it has none.
 
-    Before: w = DequantizeLinear(q, scale, zero)        (q: int8 constant; target ios15)
-            v = Cast<to=FLOAT>(b)                       (b: bfloat16 constant; any iOS)
-    After:  w, v                                        (float32 constants)
+    Before: w = DequantizeLinear(q, scale, zero)        (q: int4 constant)
+            v = LookupWeight(i, tables)                 (a table for each channel)
+            u = Cast<to=FLOAT>(b)                       (b: bfloat16 constant)
+    After:  w = DequantizeLinear(q8, scale, zero)       (ios17: 8 bits; ios15: a float32 constant)
+            v, u                                        (float32 constants)
+
+    Options:
+        opset: ONNX targets: the opset whose types and operators may stay.
     """
 
     name: ClassVar[str] = "unpack-weights"
     unpacks: ClassVar[bool] = True
+    opset: int | None = None
 
     def run(self, model: ir.Model, ctx: Context) -> int:
-        """Weights go through the scratch file one by one, so that no two are in memory at once."""
-        count = 0
-        for node in g.nodes(model, "DequantizeLinear"):
-            data = node.inputs[0]
-            if not g.is_const(data) or not all(v is None or g.is_const(v) for v in node.inputs[1:]):
+        """See the class. Weights go through the scratch file one by one, so that no two are in memory at once."""
+        storage, anew, written = ctx.target.storage, 0, 0
+        first: set[str] = set()
+        done: set[ir.Node] = set()
+        for value, chain in list(roots(model)):
+            if chain[-1] in done or not self._lacks(chain, storage):
                 continue
-            assert data is not None and data.const_value is not None
-            if data.const_value.dtype.bitwidth in ctx.target.weight_bits or node.outputs[0].is_graph_output():
+            done.add(chain[-1])
+            if value.is_graph_output() or value.dtype != ir.DataType.FLOAT:
                 continue
-            array = dequantised(node)
-            value = g.initializer(model.graph, array, f"{node.outputs[0].name}_dense", ctx.scratch)
-            g.replace_node(node, value)
-            count += 1
-        for node in g.nodes(model, "Cast") if ctx.target.backend == "coreml" else ():
-            count += _widen(model, node, ctx)
-        if count:
-            ctx.note(f"{ctx.target.name} stores no packed weights: {count} were written out")
-        return count
+            if (name := _first_with(chain)) is not None:
+                first.add(name)
+            if self._anew(model, value, chain, ctx):
+                anew += 1
+            else:
+                written += 1
+        if anew + written:
+            ctx.note(self._why(ctx.target.name, anew, written, min(first, default=None, key=_version)))
+        return anew + written
+
+    def _lacks(self, chain: list[ir.Node], storage: Storage) -> bool:
+        return newer(chain, self.opset) if self.opset is not None else lacks(chain, storage)
+
+    def _anew(self, model: ir.Model, value: ir.Value, chain: list[ir.Node], ctx: Context) -> bool:
+        """Replace a packed weight by its numbers, and these by another form where there is one."""
+        array = dense(model, value, chain)
+        made = g.initializer(model.graph, array, f"{value.name}_dense", ctx.scratch)
+        g.replace_node(chain[-1], made)
+        if self.opset is not None or array.size < 10:
+            return False
+        form = smallest(array, None, list(range(min(2, array.ndim))), ctx.target)
+        if form is None:
+            return False
+        replace(model, made, form, {node: i for i, node in enumerate(g.nodes(model))}, ctx)
+        return True
+
+    def _why(self, target: str, anew: int, written: int, first: str | None) -> str:
+        where = f"opset {self.opset}" if self.opset is not None else target
+        since = f"; {first} is the first that does" if first is not None and self.opset is None else ""
+        what = [f"{anew} packed anew in the nearest form that it has"] * bool(anew) + [
+            f"{written} written out"
+        ] * bool(written)
+        return f"{where} does not store {anew + written} weights in the form that they have{since}: {', '.join(what)}"
 
 
-SHORT_FLOATS = frozenset({ir.DataType.BFLOAT16, *(t for t in ir.DataType if t.name.startswith("FLOAT8"))})
-"""Formats of numbers that float32 holds exactly and no Core ML version has."""
+def _first_with(chain: list[ir.Node]) -> str | None:
+    """The oldest Core ML target that stores such a weight."""
+    return next((t.name for t in TARGETS.values() if t.version and not lacks(chain, t.storage)), None)
 
 
-def _widen(model: ir.Model, node: ir.Node, ctx: Context) -> int:
-    """Replace the cast of a constant of such a format by the constant in float32."""
-    source, out = node.inputs[0], node.outputs[0]
-    tensor = None if source is None else g.const_tensor(source)
-    if tensor is None or tensor.dtype not in SHORT_FLOATS or out.dtype != ir.DataType.FLOAT or out.is_graph_output():
-        return 0
-    value = g.initializer(model.graph, tensor.numpy().astype(np.float32), f"{out.name}_wide", ctx.scratch)
-    g.replace_node(node, value)
-    return 1
+def _version(name: str) -> int:
+    return TARGETS[name].version
 
 
 def dequantised(node: ir.Node) -> np.ndarray:
@@ -77,5 +105,6 @@ def dequantised(node: ir.Node) -> np.ndarray:
     whole = data.astype(np.float32)
     if zero is not None:
         whole -= spread(zero.astype(np.float32))
-    found: np.ndarray = (whole * spread(scale.astype(np.float32))).astype(scale.dtype)
+    kind = ir.DataType(g.attr(node, "output_dtype", 0) or ir.DataType.from_numpy(scale.dtype)).numpy()
+    found: np.ndarray = (whole * spread(scale.astype(np.float32))).astype(kind)
     return found

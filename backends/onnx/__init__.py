@@ -22,9 +22,12 @@ Tensors = dict[str, ir.TensorProtocol]
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
 """Opset → the IR version of the onnx release that introduced it (onnx/helper.py, VERSION_TABLE).
 
-Newer ones: 11, which more runtimes read; all that came after it are element types that edgec does not write.
+Newer ones: 11, which more runtimes read; all that came after it are element types, of which only integers of two bits
+are written here.
 """
 NEWEST_IR = 11
+TWO_BITS_IR = 13
+"""The IR version that introduced integers of two bits (onnx.proto: TensorProto.DataType)."""
 
 
 class OnnxBackend:
@@ -68,6 +71,8 @@ def _converted(model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, 
         missing = respell(model, opset)
     proto, tensors = slim_proto(model)
     proto.ir_version = IR_VERSIONS.get(opset, NEWEST_IR)
+    if any(t.data_type in (onnx.TensorProto.INT2, onnx.TensorProto.UINT2) for t in proto.graph.initializer):
+        proto.ir_version = TWO_BITS_IR
     if opset > OPSET:
         proto, missing = _newer(proto, opset)
     if opset != OPSET and not missing:

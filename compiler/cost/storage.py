@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from .. import disk
+from .. import disk, packed
 from ..graph import attr, graphs, is_const, nodes, static_shape
 from ..records import Stats
 from ..rounding import is_pair, is_stored_half
@@ -67,7 +67,7 @@ def _is_format(node: ir.Node) -> bool:
     if node.op_type == "Constant":
         return True
     if node.op_type == "DequantizeLinear":
-        return is_const(node.inputs[0]) or is_pair(node)
+        return is_const(node.inputs[0]) or is_pair(node) or packed.decoders(node.outputs[0]) is not None
     if node.op_type == "Cast" and (is_stored_half(node) or is_pair(node)):
         return True
     out = node.outputs[0]
@@ -109,8 +109,12 @@ def parameters(model: ir.Model) -> int:
     """
     total = sum(t.size for v, t in constants(model) if len(t.shape) and is_weight(v, t.dtype, model))
     seen: set[int] = set()
+    for value, chain in packed.roots(model):
+        if any(n.domain for n in chain) and id(chain[0].inputs[0]) not in seen:
+            seen.add(id(chain[0].inputs[0]))
+            total += math.prod(static_shape(value) or static_shape(chain[0].inputs[0]) or ())
     for node in nodes(model):
-        if is_decoder(node, model) and id(node.inputs[0]) not in seen:
+        if is_decoder(node, model) and not packed.unpacks(node) and id(node.inputs[0]) not in seen:
             seen.add(id(node.inputs[0]))
             total += math.prod(static_shape(node.outputs[0]) or static_shape(node.inputs[0]) or ())
     return total
@@ -135,8 +139,9 @@ def is_weight(value: ir.Value, dtype: ir.DataType, model: ir.Model) -> bool:
 
 def is_decoder(node: ir.Node, model: ir.Model) -> bool:
     """Whether `node` calls a local function that makes a weight out of constants alone."""
-    called = bool(node.domain) and node.op_identifier() in model.functions
-    return called and bool(node.inputs) and all(v is None or is_const(v) for v in node.inputs)
+    if not node.domain or node.op_identifier() not in model.functions or not node.inputs:
+        return False
+    return all(v is None or is_const(v) for v in node.inputs) or packed.decoders(node.outputs[0]) is not None
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .. import dims as d
+from .. import packed
 from ..dims import Dim
 from ..graph import attr, const_tensor, static_shape, subgraphs
 from ..session import Session
@@ -69,6 +70,7 @@ class Weight:
         unpack: the node that computes the weight from the stored parts; None where it is stored as it is.
         parts: all tensors that belong to it, with their bytes: scales, zero points, tables.
         offset: the zero points of a quantised one, which go along `axis`, or in blocks of it.
+        bits: bits of a stored element, where these are packed into bytes; else 0.
     """
 
     tensor: ir.TensorProtocol
@@ -78,11 +80,12 @@ class Weight:
     offset: ir.TensorProtocol | None = None
     axis: int = 0
     block: int = 0
+    bits: int = 0
 
     @property
     def width(self) -> int:
-        """Bits per element as stored, scales and tables not counted."""
-        return self.tensor.dtype.bitwidth
+        """Bits per element as stored, scales, tables and bitmaps not counted."""
+        return self.bits or self.tensor.dtype.bitwidth
 
 
 @dataclass
@@ -184,13 +187,17 @@ class Stored:
             return Weight(tensor, size, None, [(tensor, 0 if strings else -(-size * tensor.dtype.bitwidth // 8))])
         if node is None or not self._unpacks(node):
             return None
-        inner = self.weight(node.inputs[0])
+        masked = bool(node.domain) and node.op_type in ("SparseWeight", "MaskWeight") and len(node.inputs) > 1
+        inputs = list(reversed(node.inputs)) if masked else list(node.inputs)
+        inner = self.weight(inputs[0])
         if inner is None or (not node.domain and node.op_type != "DequantizeLinear"):
             return inner
-        others = [part for v in node.inputs[1:] if (w := self.weight(v)) is not None for part in w.parts]
+        others = [part for v in inputs[1:] if (w := self.weight(v)) is not None for part in w.parts]
         dims = static_shape(value)
         size = inner.size if dims is None else math.prod(dims)
-        found = Weight(inner.tensor, size, node, [*inner.parts, *others])
+        found = Weight(inner.tensor, size, node, [*inner.parts, *others], bits=inner.bits)
+        if node.domain and node.op_type == "UnpackBits":
+            found.bits = attr(node, "bits", 0)
         if not node.domain and len(node.inputs) > 2 and (offset := self.weight(node.inputs[2])) is not None:
             found.offset = offset.tensor
             found.axis, found.block = attr(node, "axis", 1), attr(node, "block_size", 0)
@@ -265,10 +272,13 @@ class Stored:
         return self._counted[key]
 
     def _zeros(self, weight: Weight) -> int | None:
-        if weight.unpack is not None and weight.unpack.domain:
+        chain = None if weight.unpack is None else packed.decoders(weight.unpack.outputs[0])
+        if weight.unpack is not None and (weight.unpack.domain or (chain and any(n.domain for n in chain))):
             if weight.size > MOST_UNPACKED:
                 return None
-            return int(weight.size - np.count_nonzero(_unpack(weight.unpack, self.model)))
+            last = weight.unpack
+            numbers = packed.dense(self.model, last.outputs[0], chain) if chain else _unpack(last, self.model)
+            return int(weight.size - np.count_nonzero(numbers))
         if weight.offset is None:
             return count_zeros(weight.tensor)
         shape = tuple(int(n) for n in weight.tensor.shape.numpy())

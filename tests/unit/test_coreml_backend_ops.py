@@ -166,8 +166,8 @@ def test_every_family_is_here() -> None:
     used = {n.op_type for text, weights in MODELS.values() for n in parse(text, weights).graph.all_nodes()}
     modules = {row.lower.__module__ for row in known.values()}
     seen = {known[op].lower.__module__ for op in used}
-    # Quantised operators have a file of tests of their own; grids are covered by ONNX's own tests.
-    assert {m.rpartition(".")[2] for m in modules - seen} <= {"ops_quant", "ops_source", "ops_grid"}
+    # Quantised and packed weights have files of tests of their own; grids are covered by ONNX's own tests.
+    assert {m.rpartition(".")[2] for m in modules - seen} <= {"ops_packed", "ops_quant", "ops_source", "ops_grid"}
 
 
 def test_attention_is_fused_where_the_target_has_it(tmp_path: Path) -> None:
