@@ -10,31 +10,77 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def torch_pruning(name: str, out: str) -> float:
-    """The network of the test corpus by that name, as PyTorch code: no ONNX file can be given to it."""
+    """The network by that name, as PyTorch code: no ONNX file can be given to it.
+
+    It is told what has to be known of each: which layers make the outputs, which have heads, and afterwards the sizes
+    that the code keeps in attributes. (Its other switches take less: whole heads instead of dimensions, rounding.)
+    """
     import torch
     import torch_pruning
-    from torch import nn
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.corpus.exports import NETS, prepare
+    from benchmarks.networks import NETS, made
 
-    net = NETS[name]
-    model = prepare(net.build, net.example(batch=4))
+    net, model = NETS[name], made(name)
     example = net.example()
-    heads = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     start = time.perf_counter()
     pruner = torch_pruning.pruner.BasePruner(
         model, example, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.5,
-        ignored_layers=[last], num_heads=heads,
+        ignored_layers=_ends(model), num_heads=_heads(model),
     )  # fmt: skip
     pruner.step()
     seconds = time.perf_counter() - start
+    for module in model.modules():
+        _resized(module)
     torch.onnx.export(model.eval(), example, out, dynamo=False, opset_version=17, input_names=list(net.inputs))
     return seconds
+
+
+def _ends(model: Any) -> list[Any]:
+    """The layers that make the outputs: their size stays."""
+    from torch import nn
+
+    if heads := [h for name in ("boxes", "kinds") for h in getattr(model, name, ())]:
+        return [h[-1] for h in heads]
+    if getattr(model, "out", None) is not None:
+        return [model.out]
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding)]
+    # A tied embedding is its own classifier, a sentence embedding has none.
+    return [m for m in layers if isinstance(m, nn.Linear | nn.Conv2d)][-1:] if hasattr(model, "head") or not hasattr(
+        model, "tokens"
+    ) or hasattr(model, "classify") else []
+
+
+def _heads(model: Any) -> dict[Any, int]:
+    """How many heads there are in what a layer makes."""
+    from torch import nn
+
+    found: dict[Any, int] = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    for m in model.modules():
+        heads = getattr(m, "heads", getattr(m, "num_heads", None))
+        for name in ("query", "key", "value", "q", "k", "v", "qkv"):
+            layer = getattr(m, name, None)
+            if isinstance(layer, nn.Linear) and isinstance(heads, int):
+                found[layer] = getattr(m, "kv", heads) if name in ("k", "v") else heads
+    return found
+
+
+def _resized(module: Any) -> None:
+    """Sizes that the code keeps beside its weights."""
+    from torch import nn
+
+    for name, source in (("hidden_dim", "conv_proj"), ("dim", "project")):
+        layer = getattr(module, source, None)
+        if hasattr(module, name) and isinstance(layer, nn.Conv2d):
+            setattr(module, name, layer.out_channels)
+    if hasattr(module, "qkv") and hasattr(module, "dim"):
+        module.dim = module.qkv.out_features // 3
+    if hasattr(module, "kv") and hasattr(module, "q"):
+        module.size = module.q.out_features // module.heads
 
 
 def onnxsim(source: str, out: str) -> float:
