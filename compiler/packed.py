@@ -183,6 +183,7 @@ def newer(chain: list[ir.Node], opset: int) -> bool:
             return True
         if opset < 21 and attr(node, "block_size", 0):
             return True
-        if opset < 23 and attr(node, "output_dtype", 0) not in (0, node.inputs[1].dtype if node.inputs[1] else 0):
+        scale = node.inputs[1] if len(node.inputs) > 1 else None
+        if opset < 23 and attr(node, "output_dtype", 0) not in (0, None if scale is None else scale.dtype):
             return True
     return False

@@ -35,6 +35,9 @@ class UnpackWeights(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """See the class. Weights go through the scratch file one by one, so that no two are in memory at once."""
+        if self.opset is not None and self.opset < 23:
+            for node in g.nodes(model, "DequantizeLinear"):
+                _widen_scale(node, ctx)
         storage, anew, written = ctx.target.storage, 0, 0
         first: set[str] = set()
         done: set[ir.Node] = set()
@@ -77,6 +80,20 @@ class UnpackWeights(Pass):
             f"{written} written out"
         ] * bool(written)
         return f"{where} does not store {anew + written} weights in the form that they have{since}: {', '.join(what)}"
+
+
+def _widen_scale(node: ir.Node, ctx: Context) -> None:
+    """Give a result its type by the scale's, for opsets in which nothing else does."""
+    scale = node.inputs[1]
+    array = g.const(scale)
+    if scale is None or array is None or g.attr(node, "output_dtype", 0) != ir.DataType.FLOAT:
+        return
+    if scale.dtype != ir.DataType.FLOAT:
+        assert isinstance(node.graph, ir.Graph)
+        node.replace_input_with(
+            1, g.initializer(node.graph, array.astype(np.float32), f"{scale.name}_wide", ctx.scratch)
+        )
+    node.attributes.pop("output_dtype")
 
 
 def _first_with(chain: list[ir.Node]) -> str | None:

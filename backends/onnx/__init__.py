@@ -83,6 +83,7 @@ def _converted(model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, 
 def _without_functions(model: ir.Model) -> ir.Model:
     """Local functions inlined: converters of opsets, ours included, lose them."""
     InlinePass()(model)
+    model.functions.clear()  # Those that nothing called.
     for domain in set(model.graph.opset_imports) - {"", *(n.domain for n in model.graph.all_nodes())}:
         del model.graph.opset_imports[domain]
     return model
