@@ -170,7 +170,9 @@ def _pad(norm: Norm, left: int, size: int, scratch: Scratch | None) -> None:
         if v is not None and array is not None:
             replace_tensor(v, np.concatenate([array.reshape(-1), np.zeros(zeros, array.dtype)]), scratch)
         inputs.append(v)
-    wide = insert_before(node, "Pad", [norm.x, numbers(*[0] * (2 * depth - 1), zeros)], hint=f"{norm.x.name}_padded")
+    x = node.inputs[0]  # not `norm.x`: that was another's result, before it was padded
+    assert x is not None
+    wide = insert_before(node, "Pad", [x, numbers(*[0] * (2 * depth - 1), zeros)], hint=f"{x.name}_padded")
     normed = insert_before(
         node, node.op_type, [wide.outputs[0], *inputs], {k: a.value for k, a in node.attributes.items()},
         hint=f"{y.name}_padded",
