@@ -113,6 +113,10 @@ class Affine:
         """Whether float16 holds all numbers that it is made of."""
         return self.scale.is_float16()
 
+    def is_exact(self) -> bool:
+        """Whether float16 holds the weight without rounding: products of scales are rounded."""
+        return False
+
     def round(self) -> Affine:
         """The same weight, its product rounded to float16."""
         return replace(self, rounded=True)

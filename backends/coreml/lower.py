@@ -168,6 +168,8 @@ class Lowering:
         """A variable for the packed weight in a slot."""
         affine = slot.affine
         assert affine is not None
+        if affine.is_exact():  # Not cast: what `linear` reads must be a constant.
+            return self.builder.affine(affine, dtype, name)
         if affine.rounded and affine.is_half():
             return self.builder.cast(self.builder.affine(affine, F16, name), dtype)
         var = self.builder.affine(affine, F32, name)

@@ -144,6 +144,10 @@ class Packed:
         floats += [] if self.shift is None else [self.shift.scale]
         return all(c.is_float16() for c in floats)
 
+    def is_exact(self) -> bool:
+        """Whether float16 holds the weight: there is nothing to round."""
+        return self.shift is None and not self.is_integer and self.is_half()
+
     def lacks(self, version: int) -> str:
         """What an iOS version lacks for it; empty when nothing."""
         lut, shift, shape = self.lut, self.shift, self.shape
