@@ -273,7 +273,9 @@ def _two_convolutions(node: ir.Node, i: int, split: Split, ahead: ir.Value, behi
             here[name] = [e[0] for e in each] + ([e[1] for e in each] if name == "pads" else [])
         attributes.append(here)
     pad = {"auto_pad": g.attr(node, "auto_pad")} if g.attr(node, "auto_pad") else {}
-    inner = g.insert_before(node, "Conv", [node.inputs[0], ahead], {**attributes[0], **pad}, hint=f"{node.outputs[0].name}__low")
+    inner = g.insert_before(
+        node, "Conv", [node.inputs[0], ahead], {**attributes[0], **pad}, hint=f"{node.outputs[0].name}__low"
+    )
     inner.outputs[0].type = node.outputs[0].type
     for name, numbers in attributes[1].items():
         node.attributes[name] = ir.AttrInt64s(name, numbers)

@@ -20,6 +20,7 @@ from ..compiler.linear_layers import Layer, linear_layers
 from ..compiler.passbase import Context, Pass
 from ..compiler.statistics import Sums, moments
 from ..compiler.weights import release_tensor
+from .biases import about_mean, make_up
 from .weight_masks import Pattern, counts, repaired, spread_over
 
 BY = ("magnitude", "wanda", "sparsegpt")
@@ -37,7 +38,8 @@ class MaskWeights(Pass):
 
     After:   `y = MatMul(x, w')`, half of the weights in w' zero
 
-    Only numbers change; what is zero is still stored, and multiplied, unless the target has a form for it.
+    Only numbers change; what is zero is still stored, and multiplied, unless the target has a form for it. With inputs,
+    a bias makes up for the mean of what the outputs lose.
 
     Options:
         ratio: the share of each weight (`spread=local`) or of all (`global`) that becomes zero; 0.5 if not given.
@@ -102,6 +104,8 @@ class MaskWeights(Pass):
             after = self._masked(layers[weight], patterns[weight], sums, ctx)
             zeros, total = zeros + after.size - int(np.count_nonzero(after)), total + after.size
             if not np.array_equal(before, after):
+                if sums is not None:
+                    make_up(layers[weight], before, after, sums, ctx.scratch)
                 _store(weight, after, ctx)
                 changed += 1
             if weight.const_value is not None:
@@ -163,9 +167,10 @@ class MaskWeights(Pass):
         if pattern.many > 1 and matrix.shape[2] // taps < pattern.many:
             ctx.note(f"weight '{layer.weight.name}' is not masked: a sum of {matrix.shape[2] // taps} channels each")
             return array
-        if self.by == "sparsegpt" and sums is not None and sums.gram is not None:
+        gram = about_mean(layer, sums) if self.by == "sparsegpt" and sums is not None else None
+        if gram is not None:
             try:
-                made = repaired(np.asarray(matrix, np.float32), sums.gram, pattern, taps, DAMPING)
+                made = repaired(np.asarray(matrix, np.float32), gram, pattern, taps, DAMPING)
                 if np.isfinite(made).all():
                     return layer.shaped(made)
             except LinAlgError:

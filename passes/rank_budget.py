@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..compiler.linear_layers import Layer
+from ..compiler.statistics import Sums
 from .low_rank import Candidate, Split
 
 
@@ -33,9 +35,10 @@ class Way:
 
 @dataclass(eq=False)
 class Curve:
-    """A weight and what it loses, split by split."""
+    """A weight and what it loses, split by split; the layer that it is in and the mean of its inputs, if known."""
 
     candidate: Candidate
+    seen: tuple[Layer, Sums] | None = None
     ways: list[Way] = field(default_factory=list)
 
     def choices(self, align: int) -> Iterator[Choice]:

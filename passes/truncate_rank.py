@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,9 +16,10 @@ from ..compiler.cost import parameters, weight_bytes
 from ..compiler.errors import UsageError
 from ..compiler.linear_layers import linear_layers
 from ..compiler.passbase import Context, Pass
-from ..compiler.statistics import Sums, moments
+from ..compiler.statistics import Moments, Sums, moments
 from ..compiler.weights import release_tensor
 from . import rank_budget
+from .biases import about_mean, make_up
 from .low_rank import Candidate, Split, candidates, total_macs
 from .rank_budget import Choice, Curve, Way
 
@@ -42,6 +43,7 @@ class TruncateRank(Pass):
 
     Only numbers change. A convolution may be approximated in several ways (k x k then 1 x 1, k x 1 then 1 x k, …): the
     one that errs least for its cost is taken (docs/sparsity.md). A weight is only touched where two layers are cheaper.
+    With inputs, a bias makes up for the mean of what the outputs lose.
 
     Options:
         ratio: how much of the model shall go, 0 to 1, of what `of` says; 0.3 when neither rank nor energy is given.
@@ -130,14 +132,15 @@ class TruncateRank(Pass):
             layers = [layer for layer in linear_layers(model, self.min_size) if layer.weight in left]
             for seen in moments(model, layers, runs, held_out=0, seed=ctx.seed):
                 if not seen.shared and seen.weight in left and seen.layer.sizes[0] == 1:
-                    yield _curve(left.pop(seen.weight), seen.whole, folder, ctx)
+                    yield _curve(left.pop(seen.weight), seen, folder, ctx)
         for c in left.values():
             yield _curve(c, None, folder, ctx)
 
 
-def _curve(c: Candidate, seen: Sums | None, folder: Path, ctx: Context) -> Curve:
+def _curve(c: Candidate, known: Moments | None, folder: Path, ctx: Context) -> Curve:
     """The spectrum of a weight in every split, and the bases on disk."""
-    curve = Curve(c)
+    seen = None if known is None else replace(known.whole, gram=about_mean(known.layer, known.whole))
+    curve = Curve(c, None if known is None else (known.layer, replace(known.whole, gram=None)))
     array = c.array()
     if not np.isfinite(array).all():
         ctx.note(f"weight '{c.name}' stays: it holds numbers that are not finite")
@@ -223,6 +226,9 @@ def _apply(choice: Choice, ctx: Context) -> bool:
     lower = basis @ (basis.T @ matrix)
     if np.square(matrix - lower).sum() <= NOISE * np.square(matrix).sum():
         return False
-    replace_tensor(c.value, way.split.weight(lower.astype(np.float32)), ctx.scratch)
+    after = way.split.weight(lower.astype(np.float32))
+    if choice.curve.seen is not None:
+        make_up(choice.curve.seen[0], c.array(), after, choice.curve.seen[1], ctx.scratch)
+    replace_tensor(c.value, after, ctx.scratch)
     c.value.meta.pop("edgec.grid", None)
     return True
