@@ -20,6 +20,7 @@ import onnx_ir as ir
 from edgec.compiler import checks, shapes
 from edgec.compiler.channels import shrink
 from edgec.compiler.channels.coupling import Coupling
+from edgec.compiler.channels.gates import renumbered
 from edgec.compiler.channels.grids import Grid
 from edgec.compiler.channels.solve import Flags, Solution, Units, solve, units
 from edgec.compiler.channels.width import coupled
@@ -90,10 +91,13 @@ def check_removal(
     expected, got = everything(masked, feeds), everything(removed, feeds)
     cuts = {v.name: label for v, label in case.coupling.labels.items()}
     factors = _factors(smaller, shrinking)
+    counted = {v.name: ids for v, ids in case.coupling.positions.items()}
     for name, array in got.items():
         if name not in expected:
             continue
         want = cut(expected[name], cuts.get(name, ()), shrinking)
+        if name in counted:
+            want = renumbered(shrinking.gone, counted[name], want)
         want = want * np.asarray(factors.get(name, 1), want.dtype)
         assert want.shape == array.shape, f"{name}: {array.shape} is left, not {want.shape} of {expected[name].shape}"
         if name in said and said[name] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,11 @@ def silencing(block: Block) -> list[Use]:
     return _silencing(block.branch, _own(block))
 
 
+def silencing_of(value: ir.Value, own: Collection[ir.Node]) -> list[Use]:
+    """The same for a value that only the nodes `own` read, whatever they are."""
+    return _silencing(value, set(own))
+
+
 def _own(block: Block) -> set[ir.Node]:
     """The nodes inside that nobody needs but the sum, and the sum."""
     own = {block.add}
@@ -82,6 +88,7 @@ def _silencing(value: ir.Value, own: set[ir.Node]) -> list[Use]:
     if how is None:
         raise Loud(f"{node.name} ({node.op_type}) is not known to make zeros of zeros")
     kind, indices = how
+    own = own | {node}
     found = _one(node, indices, own) if kind == ONE else [u for i in indices for u in _input(node, i, own)]
     bias = BIASES.get(node.op_type)
     if bias is not None and bias < len(node.inputs) and node.inputs[bias] is not None:

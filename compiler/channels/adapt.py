@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import attr, const, fresh_name, initializer, insert_before, is_const, replace_value
+from .gates import renumbered
 from .rules.recurrent import is_zero
 from .shrink import Shrinking, adapts
 
@@ -251,3 +252,26 @@ def _hidden(s: Shrinking, node: ir.Node) -> None:
             for i in (5, 6):
                 if i < len(node.inputs) and is_zero(node.inputs[i]):
                     node.replace_input_with(i, None)
+
+
+@adapts("Equal")
+def _which(s: Shrinking, node: ir.Node) -> None:
+    """What positions are compared with counts as they do afterwards; what is gone is equal to none."""
+    for i, value in enumerate(node.inputs):
+        ids = s.coupling.positions.get(value) if value is not None else None
+        numbers = const(node.inputs[1 - i]) if ids is not None else None
+        if ids is not None and numbers is not None and s.gone[ids].any():
+            new = renumbered(s.gone, ids, numbers)
+            wide = [a for a, n in enumerate(numbers.shape) if n != 1]
+            if wide and s.change(node.outputs[0], wide[0] - numbers.ndim + len(s.dims(node.outputs[0]))):
+                new = new.compress(new.reshape(-1) >= 0, wide[0])
+            s.constant(node, 1 - i, new)
+
+
+@adapts("OneHot")
+def _depth(s: Shrinking, node: ir.Node) -> None:
+    ids = s.coupling.positions.get(node.inputs[0]) if node.inputs[0] is not None else None
+    if ids is not None and s.gone[ids].any():
+        depth = const(node.inputs[1])
+        assert depth is not None
+        s.constant(node, 1, np.full_like(depth, (~s.gone[ids]).sum()))

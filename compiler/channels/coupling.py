@@ -24,12 +24,14 @@ Zero = Callable[[Iterable[bool]], bool]
 class Hold:
     """Ids over a constant: its elements, seen in the shape `view`, under a grid over axes of that view.
 
-    `masked` says whether masking may set them to zero: not a divisor, not a variance.
+    `masked` says whether masking may set them to zero: not a divisor, not a variance. Instead of zero they become
+    `fill`, a number per id, where there is one: the bias of a logit that is not to count (see `gates`).
     """
 
     view: tuple[int, ...]
     grid: Grid
     masked: bool = True
+    fill: Ids | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Plan:
     open: Mapping[ir.Node, bool] = field(default_factory=dict)
     carrying: frozenset[ir.Value] = frozenset()
     filled: Mapping[ir.Value, frozenset[int]] = field(default_factory=dict)
+    experts: bool = False
+    """Whether logits of gates may go; if not, those still may that have been masked already."""
 
 
 @dataclass
@@ -74,6 +78,12 @@ class Coupling:
     """Constants that the node at hand has put ids over → which axes."""
     opened: dict[ir.Node, Ids] = field(default_factory=dict)
     """Nodes that look at an axis as a whole and yet may lose some of it → the ids there."""
+    gates: dict[ir.Value, Ids] = field(default_factory=dict)
+    """Softmaxes, and the k largest of logits, from which what is masked goes → the ids there."""
+    positions: dict[ir.Value, Ids] = field(default_factory=dict)
+    """Values that hold positions on an axis → the ids of that axis."""
+    scarce: list[tuple[Ids, int]] = field(default_factory=list)
+    """Ids over an axis of which so many must stay."""
     streams: list[Stream] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 

@@ -111,3 +111,7 @@ def _fill(found: Solution, dead: Flags, score: np.ndarray) -> None:
     for axis in [*found.empty(dead), *(g.reshape(-1) for g in (*found.ragged, *found.rigid))]:
         if dead[axis].all():
             dead[_best(axis, score)] = False
+    for axis, least in found.scarce:
+        missing = least - int((~dead[axis]).sum())
+        for k in sorted(axis[dead[axis]], key=lambda c: -score[c])[: max(missing, 0)]:
+            dead[k] = False

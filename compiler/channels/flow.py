@@ -15,6 +15,7 @@ from ..cost.sizes import Sizes
 from ..dims import Dim
 from ..graph import is_const, subgraphs
 from .coupling import Coupling, Plan, Zero
+from .gates import deny_positions
 from .grids import Grid, Ids, Label, squeezed
 
 
@@ -24,6 +25,7 @@ class Step:
     def __init__(self, flow: Flow, node: ir.Node) -> None:
         self.flow, self.node, self.coupling, self.atoms = flow, node, flow.coupling, flow.coupling.atoms
         self.claimed: set[tuple[int, int]] = set()
+        self.placed: set[int] = set()
         self.read: set[int] = set()
 
     def value(self, i: int) -> ir.Value | None:
@@ -189,6 +191,8 @@ class Flow:
                 self.coupling.notes.append(f"{node.name} ({node.op_type}): {e}; nothing is removed there")
                 step.claimed.clear()
                 step.read.clear()
+                step.placed.clear()
+        deny_positions(step)
         self._deny(step, known is None)
 
     def _deny(self, step: Step, unknown: bool) -> None:
@@ -226,9 +230,14 @@ class Flow:
     def _freeze(self, value: ir.Value, why: str) -> None:
         if is_const(value):
             self.coupling.pinned.add(value)
-        for g in self.coupling.labels.get(value, ()):
-            self.coupling.atoms.freeze(g.ids)
+        for ids in (*(g.ids for g in self.coupling.labels.get(value, ())), *self._placed(value)):
+            self.coupling.atoms.freeze(ids)
             self.coupling.notes.append(why)
+
+    def _placed(self, value: ir.Value) -> list[Ids]:
+        """What positions in this value count."""
+        ids = self.coupling.positions.get(value)
+        return [] if ids is None else [ids]
 
 
 def couple(model: ir.Model, plan: Plan | None = None) -> Coupling:

@@ -102,6 +102,17 @@ class Atoms:
                 self.align(ids)
         return self._slabs[key]
 
+    def repeated(self, ids: Ids, at: int, times: int) -> Ids:
+        """Ids for copies of a grid, along a new dimension: some copies may go, the same everywhere.
+
+        A slice goes where it goes from what is copied, or its copy does; from what is copied where it goes from all.
+        """
+        copies = self.fresh(*ids.shape[:at], times, *ids.shape[at:])
+        self.tie(self.slab(copies, [d for d in range(copies.ndim) if d != at]), ids)
+        self.align(copies)
+        self.lay(copies)
+        return copies
+
     def align(self, ids: Ids) -> None:
         """From now on the survivors of this grid are rows times columns."""
         if ids.ndim > 1:

@@ -26,7 +26,7 @@ def element_scores(coupling: Coupling, found: Solution, kind: str) -> np.ndarray
         return _scales(coupling, found)
     scores = np.zeros(found.count)
     for value, holds in coupling.holds.items():
-        masked = [h for h in holds if h.masked]
+        masked = [h for h in holds if h.masked and h.fill is None]
         array = const(value) if masked else None
         if array is None or array.dtype.kind != "f":
             continue

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from .solve import Solution
 
 
+AGAIN = 8
+"""How often all classes are looked at again in what can't go as a whole: the one head of keys that all queries read
+is all there is, and yet some of the queries may go."""
+
+
 class Lists:
     """Many lists of numbers in two arrays."""
 
@@ -81,17 +86,19 @@ def rows(found: Solution, leading: Sequence[int]) -> list[np.ndarray]:
     members = np.concatenate([g.reshape(-1) for g in grids])
     within = Lists(members, np.repeat(np.arange(len(grids)), sizes), found.count)
     dead, every = np.zeros(found.count, bool), []
+    spent = 0
     for owner in leading:
         if done[owner]:
             continue
         classes = closure.of(owner)
-        done[classes] = True
-        if (classes == FROZEN).any():
-            continue
         dead[classes] = True
-        if not any(found.faulty(int(k), dead) for k in np.unique(within.of(classes))):
-            every.append(classes)
+        faulty = bool(dead[FROZEN]) or any(found.faulty(int(k), dead) for k in np.unique(within.of(classes)))
         dead[classes] = False
+        spent += classes.size * faulty
+        if not faulty:
+            every.append(classes)
+        if not faulty or spent > AGAIN * found.count:
+            done[classes] = True
     return _not_empty(found, every)
 
 

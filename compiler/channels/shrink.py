@@ -13,6 +13,7 @@ from ..dims import Dim
 from ..graph import attr, const, initializer
 from ..weights import Scratch
 from .coupling import Coupling, Hold
+from .gates import LOW
 from .grids import FROZEN, Grid, Ids
 from .reshaping import grouped
 from .solve import Flags, Solution
@@ -28,9 +29,21 @@ def zero_classes(coupling: Coupling, found: Solution) -> Flags:
             if dead[here := found.of[h.grid.ids]].any():
                 array = const(value) if array is None else array
                 assert array is not None
-                dead[here[alive(array.reshape(h.view), h.grid.axes)]] = False
+                dead[here[alive(_counts(array, h), h.grid.axes)]] = False
     dead[FROZEN] = False
     return dead
+
+
+def _counts(array: np.ndarray, h: Hold) -> np.ndarray:
+    """Zero where nothing is: of a bias of logits, where they don't count."""
+    seen = array.reshape(h.view)
+    return seen if h.fill is None else np.asarray(np.where(_spread(h, h.fill) < 0, seen > LOW, seen))
+
+
+def _spread(h: Hold, over_ids: np.ndarray) -> np.ndarray:
+    """What is given per id, for every element of a constant."""
+    front = over_ids.transpose(np.argsort(h.grid.axes))
+    return np.broadcast_to(front.reshape([n if a in h.grid.axes else 1 for a, n in enumerate(h.view)]), h.view)
 
 
 def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | None = None) -> int:
@@ -50,10 +63,8 @@ def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scra
         array = np.array(const(value))
         for h in touched:
             seen = array.reshape(h.view)
-            spread = gone[h.grid.ids].transpose(np.argsort(h.grid.axes))
-            seen[
-                np.broadcast_to(spread.reshape([n if a in h.grid.axes else 1 for a, n in enumerate(h.view)]), h.view)
-            ] = 0
+            here = _spread(h, gone[h.grid.ids])
+            seen[here] = 0 if h.fill is None else _spread(h, h.fill)[here]
         replace_tensor(value, array, scratch)
         changed += value not in settled
     return changed

@@ -57,6 +57,7 @@ class Solution:
         axes, ends: classes over single axes, one after the other; no axis may lose all. Those with a frozen class are
             left out. Axis k is axes[ends[k]:ends[k + 1]].
         bare: per class, whether there is nothing of it in any constant that a mask may set to zero.
+        scarce: classes over an axis of which so many must stay.
     """
 
     of: Ids
@@ -69,6 +70,7 @@ class Solution:
     axes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     ends: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     bare: Flags = field(default_factory=lambda: np.zeros(0, bool))
+    scarce: list[tuple[np.ndarray, int]] = field(default_factory=list)
 
     def empty(self, dead: Flags) -> list[np.ndarray]:
         """The classes of every single axis that would lose all of them."""
@@ -104,7 +106,8 @@ class Solution:
         for k, grid in enumerate([*self.ragged, *self.rigid]):
             if dead[grid].any() and self.faulty(k, dead):
                 return grid
-        return next(iter(self.empty(dead)), None)
+        few = (classes for classes, least in self.scarce if (~dead[classes]).sum() < least)
+        return next(iter([*self.empty(dead), *few]), None)
 
 
 def survivors(grid: Ids, dead: Flags) -> Flags:
@@ -135,6 +138,7 @@ def solve(coupling: Coupling) -> Solution:
         if ids.ndim > 1 and key not in seen:
             seen.add(key)
             (found.rigid if key in rigid else found.ragged).append(of[ids])
+    found.scarce = [(of[ids], least) for ids, least in coupling.scarce]
     _note_axes(found, atoms)
     found.bare = np.ones(found.count, bool)
     for holds in coupling.holds.values():

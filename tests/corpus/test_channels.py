@@ -19,9 +19,9 @@ BLOCKS = {
     "shufflenet": (nets_blocks.ShuffleNet, IMAGES, (0, 32), (0, 32)),
     # 3 + 3 + 4 heads; hidden 48 + 48 + 64, and 8 dimensions of q, k and v in each block; fused, v has its own 8.
     "swin": (nets_blocks.Swin, IMAGES, (10, 184), (10, 208)),
-    # In each of two blocks 3 groups of heads, 56 hidden, 4 pairs of dimensions, 8 dimensions of v.
-    "llama": (nets_blocks.Llama, TOKENS, (6, 136), (6, 136)),
-    "llama_pairs": (lambda: nets_blocks.Llama(True), TOKENS, (6, 136), (6, 136)),
+    # In each of two blocks 3 groups of heads of 2 queries each, 56 hidden, 4 pairs of dimensions, 8 dimensions of v.
+    "llama": (nets_blocks.Llama, TOKENS, (10, 136), (10, 136)),
+    "llama_pairs": (lambda: nets_blocks.Llama(True), TOKENS, (10, 136), (10, 136)),
     # 4 groups of the norm; 8 + 12 + 10 + 8 channels, and 6 of the shuffled pixels.
     "unet": (nets_blocks.UNet, {"sizes": (16, 16)}, (4, 44), (4, 44)),
     "detector": (nets_blocks.Detector, IMAGES, (0, 124), (0, 124)),
@@ -53,7 +53,7 @@ def test_units_of_hard_networks(name: str, mode: str, tmp_path: Path) -> None:
     if name.startswith("llama") and mode.endswith("_dyn"):
         # All layers read one table of angles, cut to the length of the input: its columns go from both. Of tables of
         # which pairs read one half, the other is 4 columns each that nobody needs.
-        plain = fused = (6, 132 if name == "llama" else 140)
+        plain = fused = (10, 132 if name == "llama" else 140)
     case_of(path, PLAIN, plain)
     case_of(path, None, fused)
 

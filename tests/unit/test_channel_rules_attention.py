@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from channelcheck import check_removal
 from rulenet import Net, count, node, removals
 
 
@@ -36,8 +37,9 @@ def test_attention(flat: bool, heads: int, kv: int, scale: float | None) -> None
         attrs["scale"] = scale
     q, k, v = _projections(net, 12, heads, kv, 8, flat, 10)
     case = net.case(_back(net, net("Attention", q, k, v, **attrs), heads * 10, flat))
-    # One head of keys can't go: nothing would be left. Its dimensions of q and k, and those of v, are 8 + 10.
-    assert count(case) == (kv if kv > 1 else 0, 18)
+    # One head of keys can't go: nothing would be left. Of the queries that share one, the first can, the second, ….
+    # Its dimensions of q and k, and those of v, are 8 + 10.
+    assert count(case) == ((kv if kv > 1 else 0) + (heads // kv if heads > kv else 0), 18)
     left = removals(case)
     fused = node(left, "Attention")
     assert math.isclose(fused.attributes["scale"].as_float(), scale or 8**-0.5, rel_tol=1e-6)
@@ -47,13 +49,28 @@ def test_heads_are_counted_anew() -> None:
     net = Net(x=(2, 5, 12))
     q, k, v = _projections(net, 12, 6, 3, 4, True)
     case = net.case(_back(net, net("Attention", q, k, v, q_num_heads=6, kv_num_heads=3), 24, True))
-    rows = np.flatnonzero(case.units.rows)
-    dead = np.zeros(case.found.count, bool)
-    dead[case.units.classes(rows[:1])] = True
-    from channelcheck import check_removal
+    rows, left = np.flatnonzero(case.units.rows), set()
+    for row in rows:
+        dead = np.zeros(case.found.count, bool)
+        dead[case.units.classes([row])] = True
+        fused = node(check_removal(case, case.found.close(dead)), "Attention")
+        left.add(tuple(fused.attributes[name].as_int() for name in ("q_num_heads", "kv_num_heads")))
+    # One of three heads of keys with its two queries, or one query of each.
+    assert len(rows) == 3 + 2 and left == {(4, 2), (3, 3)}
 
+
+def test_queries_and_groups_go_at_once() -> None:
+    """One of four queries from each of two groups that are left of three: (3, 4) heads become (2, 3)."""
+    net = Net(x=(2, 5, 12))
+    q, k, v = _projections(net, 12, 12, 3, 4, True)
+    case = net.case(_back(net, net("Attention", q, k, v, q_num_heads=12, kv_num_heads=3), 48, True))
+    rows = np.flatnonzero(case.units.rows)
+    sizes = np.array([len(case.units.classes([r])) for r in rows])
+    one_of_each = [rows[sizes == n][0] for n in np.unique(sizes)]
+    dead = np.zeros(case.found.count, bool)
+    dead[case.units.classes(one_of_each)] = True
     fused = node(check_removal(case, case.found.close(dead)), "Attention")
-    assert (fused.attributes["q_num_heads"].as_int(), fused.attributes["kv_num_heads"].as_int()) == (4, 2)
+    assert (fused.attributes["q_num_heads"].as_int(), fused.attributes["kv_num_heads"].as_int()) == (6, 2)
 
 
 def test_masks_by_head_lose_the_heads_rows() -> None:
@@ -140,7 +157,8 @@ def test_rotary_embeddings_lose_pairs_of_all_heads(interleaved: int, flat: bool)
     ]
     attrs = {"q_num_heads": 4, "kv_num_heads": 2} if flat else {}
     case = net.case(_back(net, net("Attention", *turned, v, **attrs), 32, flat))
-    assert count(case) == (2, 4 + 8)
+    # 2 heads of keys, and 2 queries of each.
+    assert count(case) == (2 + 2, 4 + 8)
     removals(case)
 
 

@@ -4,6 +4,7 @@ from . import (
     attention,
     contraction,
     elementwise,
+    experts,
     indexing,
     linear,
     normalise,
@@ -15,6 +16,6 @@ from . import (
 )
 
 __all__ = [
-    "attention", "contraction", "elementwise", "indexing", "linear", "normalise", "quantised", "recurrent", "reduce",
-    "resizing", "views",
+    "attention", "contraction", "elementwise", "experts", "indexing", "linear", "normalise", "quantised", "recurrent",
+    "reduce", "resizing", "views",
 ]  # fmt: skip

@@ -23,25 +23,29 @@ class _Heads:
 def _attention(s: Step) -> None:
     """Heads go with the head of keys and values that they read; dimensions of q and k together, those of v alone.
 
-    Several query heads that share a head of keys go together, and lose the same dimensions.
+    Of several query heads that share a head of keys, some may go, the same of every such group.
     """
     flat = len(s.dims(0)) == 3
     sizes = [_sizes(s, i, name) for i, name in enumerate(("q_num_heads", "kv_num_heads", "kv_num_heads"))]
     q, k, v = (_operand(s, i, size) for i, size in enumerate(sizes))
     groups, repeats = sizes[1][0], sizes[0][0] // sizes[1][0]
     by_group = q.ids.reshape(groups, repeats, -1)
-    s.atoms.tie(by_group, k.ids[:, None])
+    if repeats > 1:
+        s.atoms.tie(s.atoms.slab(by_group, [0, 2]), k.ids)
+        s.atoms.lay(by_group)
+    else:
+        s.atoms.tie(q.ids, k.ids)
     for own, i in ((k, 4), (v, 5)):
         _cached(s, own, i)
     s.atoms.tie(s.atoms.slab(k.ids, [0]), s.atoms.slab(v.ids, [0]))
-    s.atoms.tie(s.atoms.slab(q.ids, [0]), np.repeat(s.atoms.slab(k.ids, [0]), repeats))
     if not (q.zero or k.zero):
         s.atoms.freeze(s.atoms.slab(k.ids, [1]))
     for ids in (q.ids, k.ids, v.ids):
         s.atoms.lay(ids)
     heads = s.atoms.slab(q.ids, [0])
     _mask(s, heads)
-    found = np.repeat(v.ids, repeats, 0)
+    found = v.ids if repeats == 1 else s.atoms.repeated(v.ids, 1, repeats).reshape(-1, v.ids.shape[1])
+    s.atoms.tie(s.atoms.slab(found, [0]), heads)
     s.emit([Grid(found.reshape(-1), (2,), v.zero) if flat else Grid(found, (1, 3), v.zero)])
     for at, own, i in ((1, k, 4), (2, v, 5)):
         if at < len(s.node.outputs) and s.node.outputs[at].name:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ...graph import is_const, scalar
 from ...ops import BROADCAST
 from ..flow import Step, rule
+from ..gates import compared
 from ..grids import Grid
 
 ZERO_TO_ZERO = (
@@ -61,6 +62,8 @@ def _no_zeros(s: Step, i: int) -> None:
 def _broadcast(s: Step) -> None:
     """A product is zero where one factor is, a sum where all terms are, a quotient where the dividend is."""
     op = s.node.op_type
+    if op == "Equal" and compared(s):
+        return
     rank, out = len(s.out_dims()), s.out_dims()
     parts: list[list[Grid]] = []
     for i, value in enumerate(s.node.inputs):

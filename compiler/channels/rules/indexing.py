@@ -8,7 +8,8 @@ import numpy as np
 
 from ...graph import attr, const, is_const
 from ..flow import Step, rule
-from ..grids import Grid
+from ..gates import placed
+from ..grids import FROZEN, Grid
 
 
 @rule("Split")
@@ -99,11 +100,18 @@ def _gather(s: Step) -> None:
     index, data = s.node.inputs[1], s.node.inputs[0]
     many = len(s.dims(1))
     to = {a: a if a < axis else a + many - 1 for a in range(rank) if a != axis}
+    chosen = placed(s, 1)
     if data is not None and is_const(data):
+        if chosen is not None:
+            s.coupling.hold(data, chosen, [axis])
         return _embedding(s, axis, to, many)
     positions = const(index) if index is not None and is_const(index) else None
     g = s.at(0, axis)
     s.const(1)
+    if chosen is not None:
+        # What the k largest are looked up in loses what they are of.
+        s.atoms.tie(chosen, FROZEN if g is None else s.atoms.slab(g.ids, [g.at(axis)]))
+        return s.emit([*s.carry(0, to), *_of_index(s, axis)])
     if g is None or positions is None or not isinstance(s.dims(0)[axis], int):
         s.veto(0, axis)
         return s.emit([*s.carry(0, to), *_of_index(s, axis)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...graph import attr
 from ..flow import Step, rule
+from ..gates import gate
 from ..grids import Grid
 
 
@@ -84,10 +85,13 @@ def _over_an_axis(s: Step) -> None:
         axes = [a % rank for a in attr(s.node, "axes", None) or (0, 2, 3)]
     else:
         axes = [attr(s.node, "axis", -1) % rank]
+    if s.node.op_type == "Softmax" and (g := gate(s, 0, axes[0])) is not None:
+        s.coupling.gates[s.node.outputs[0]] = g.ids
+        return s.emit([*s.keep(but=axes, zero=False), g])
     for axis in axes:
         s.veto(0, axis)
     keeps = s.node.op_type in ("LpNormalization", "MeanVarianceNormalization")
-    s.emit(s.keep(but=axes, zero=None if keeps else False))
+    return s.emit(s.keep(but=axes, zero=None if keeps else False))
 
 
 @rule("LRN")

@@ -57,12 +57,3 @@ def _cumsum(s: Step) -> None:
     rank = len(s.dims(0))
     s.veto(0, axis[0] % rank)
     s.emit(s.keep(but=[axis[0]]))
-
-
-@rule("TopK")
-def _topk(s: Step) -> None:
-    axis = attr(s.node, "axis", -1)
-    s.const(1)
-    s.veto(0, axis)
-    for k in range(len(s.node.outputs)):
-        s.emit(s.keep(but=[axis], zero=False), k)

@@ -5,20 +5,40 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...graph import attr, const, is_const, scalar
+from ...graph import attr, const, is_const, scalar, sole_user
 from ..flow import Step, rule
 from ..grids import FROZEN, Grid
+from ..reshaping import grouped
 
 
 @rule("Expand")
 def _expand(s: Step) -> None:
-    """Axes that are stretched are new, and can't go by themselves."""
+    """Axes that are stretched are new, and can't go by themselves, but for copies of heads."""
     s.const(1)
     dims, out = s.dims(0), s.out_dims()
     if is_const(s.node.inputs[0]):
         return _made(s, s.const(0))
     shift = len(out) - len(dims)
-    return s.emit(s.carry(0, {a: a + shift for a, n in enumerate(dims) if n == out[a + shift]}))
+    grids = s.carry(0, {a: a + shift for a, n in enumerate(dims) if n == out[a + shift]})
+    return s.emit(_copied(s, g) for g in grids)
+
+
+def _copied(s: Step, g: Grid) -> Grid:
+    """A grid of heads that are repeated, as keys and values are for several queries: copies have ids of their own.
+
+    That is so where the new axis is merged with the heads, and with nothing else, afterwards.
+    """
+    dims, out = s.dims(0), s.out_dims()
+    first, shift = g.axes[0], len(out) - len(dims)
+    times = out[first + 1] if first + 1 < len(out) else 1
+    stretched = 0 <= first + 1 - shift < len(dims) and dims[first + 1 - shift] == 1 and times != 1
+    user = sole_user(s.node.outputs[0], "Reshape")
+    if g.ids.ndim != 2 or user is None or not stretched or not isinstance(times, int):
+        return g
+    merged = grouped(out, s.flow.dims(user.outputs[0]))
+    if not any(here == [first, first + 1] and len(there) == 1 for here, there in merged):
+        return g
+    return Grid(s.atoms.repeated(g.ids, 1, times), (first, first + 1, *g.axes[1:]), g.zero)
 
 
 @rule("ConstantOfShape")

@@ -1,0 +1,132 @@
+"""Switch the experts off that matter least, whole; `remove-channels` takes them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler.blocks.silence import silence
+from ..compiler.channels.coupling import Coupling, Plan
+from ..compiler.channels.experts import Router, dead_experts, frozen_logits, routers, usage
+from ..compiler.channels.feasible import feasible
+from ..compiler.channels.flow import couple
+from ..compiler.channels.importance import element_scores
+from ..compiler.channels.sharing import unshared
+from ..compiler.channels.shrink import mask, replace_tensor
+from ..compiler.channels.solve import Solution, solve
+from ..compiler.errors import UsageError
+from ..compiler.graph import const, producer
+from ..compiler.passbase import Context, Pass
+
+BY = ("weights", "gates")
+
+
+@dataclass(frozen=True)
+class MaskExperts(Pass):
+    """Mask whole experts of every router, the least important first.
+
+    Before:  `g = Softmax(x W + b); y = sum of g[e] f_e(x)`
+    After:   the same operators; of some e, the columns of W are 0, b[e] is -1e30, and the weights of f_e are 0
+
+    Only numbers change. The gate of an expert that is masked is 0 in float32, and it is never among the k largest.
+    That takes a bias: routers without one keep all experts, unless `add-router-biases` gives them one of zeros first.
+
+    Options:
+        count: how many of each router; 0: as many as `ratio` says.
+        ratio: which share of each router's experts goes, 0 to 1.
+        by: how importance is measured: weights, the norms of what an expert is made of; gates, how much the router
+            uses it on the inputs.
+    """
+
+    name: ClassVar[str] = "mask-experts"
+    lossy: ClassVar[bool] = True
+    count: int = 0
+    ratio: float = 0.25
+    by: str = "weights"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError(f"ratio={self.ratio}: a share of what there is, 0 to less than 1")
+        if self.count < 0:
+            raise ValueError(f"count={self.count}: a number of experts, or 0 to go by the ratio")
+        if self.by not in BY:
+            raise ValueError(f"by={self.by}: choose one of {', '.join(BY)}")
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        """Returns how many weights were changed."""
+        with unshared(model):
+            coupling = couple(model, Plan(experts=True))
+            found = solve(coupling)
+            every = routers(model, coupling, found)
+            _explain(model, coupling, every, ctx)
+            scores = self._scores(model, coupling, found, every, ctx)
+            chosen = {k: self._chosen(r, scores[k], ctx) for k, r in enumerate(every)}
+            return _masked(model, coupling, found, every, chosen, ctx)
+
+    def _chosen(self, r: Router, scores: np.ndarray, ctx: Context) -> list[int]:
+        wanted = self.count or round(self.ratio * len(r.ids))
+        most = min(wanted, len(r.ids) - r.least)
+        if most < wanted:
+            ctx.note(f"{r.name}: {r.least} of {len(r.ids)} experts are chosen at a time: no more than {most} can go")
+        for e, why in r.closed.items():
+            ctx.note(f"{r.name}: expert {e} stays: {why}")
+        chosen = sorted(r.open, key=lambda e: (scores[e], e))[:most]
+        ctx.note(f"{r.name}: {len(chosen)} of {len(r.ids)} experts are masked: {', '.join(map(str, sorted(chosen)))}")
+        return chosen
+
+    def _scores(
+        self, model: ir.Model, coupling: Coupling, found: Solution, every: Sequence[Router], ctx: Context
+    ) -> list[np.ndarray]:
+        if self.by == "gates":
+            return usage(model, every, self._runs(ctx)) if every else []
+        totals = element_scores(coupling, found, "l2")
+        made = []
+        for r in every:
+            own = np.zeros(len(r.ids))
+            for e in r.open:
+                dead = dead_experts(found, {0: [e]}, [r])
+                own[e] = totals[dead].sum()
+                for use in r.branches.get(e, ()):
+                    own[e] += float(np.linalg.norm(np.asarray(const(use.node.inputs[use.index]), np.float32)))
+            made.append(own)
+        return made
+
+    def _runs(self, ctx: Context) -> Sequence[Mapping[str, np.ndarray]]:
+        runs = ctx.runs or ((ctx.inputs,) if ctx.inputs else ())
+        if not runs:
+            raise UsageError(f"pass {self.name}: by={self.by} needs inputs to run the model with; give --inputs")
+        if not ctx.given:
+            ctx.note(f"by={self.by}: measured on synthesised inputs; real ones, with --inputs, tell more")
+        return runs
+
+
+def _masked(
+    model: ir.Model, coupling: Coupling, found: Solution, every: Sequence[Router], chosen: Mapping[int, list[int]],
+    ctx: Context,
+) -> int:  # fmt: skip
+    dead = feasible(found, dead_experts(found, chosen, every))
+    changed = mask(model, coupling, found, dead, ctx.scratch)
+    for k, experts in chosen.items():
+        for value, axis, position, number in frozen_logits(coupling, found, every[k], experts):
+            array = np.array(const(value))
+            front = np.moveaxis(array, axis, 0)
+            changed += bool((front[position] != number).any())
+            front[position] = number
+            replace_tensor(value, array, ctx.scratch)
+        changed += silence([use for e in experts for use in every[k].branches.get(e, ())], ctx.scratch)
+    return changed
+
+
+def _explain(model: ir.Model, coupling: Coupling, every: Sequence[Router], ctx: Context) -> None:
+    """Say which softmaxes over labelled logits have no bias to switch them off by."""
+    for node in model.graph:
+        if node.op_type == "Softmax" and node.domain == "" and node.outputs[0] not in coupling.gates:
+            source = producer(node.inputs[0], "MatMul")
+            if source is not None and source.outputs[0] in coupling.labels and const(source.inputs[1]) is not None:
+                ctx.note(f"{node.name}: its logits have no bias that could switch experts off; add-router-biases first")
+    if not every:
+        ctx.note("no experts that could be masked were found")
