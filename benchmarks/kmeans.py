@@ -3,8 +3,8 @@
     python -m benchmarks.export_models MODELS          # needs torch; see there
     python -m benchmarks.kmeans MODELS/resnet18.dynamo.onnx
 
-For each number of bits, the largest tensors are given a table each (`round-weights{bits=…,per=tensor}`, and
-`coremltools.optimize.coreml.palettize_weights` in mode kmeans on the float16 mlprogram of the same model): processor
+For each number of bits, weights of at least 10,000 elements get a table each (`round-weights{bits=…,per=tensor}`, and
+`coremltools.optimize.coreml.palettize_weights` in mode kmeans on a float16 mlprogram of the same weights): processor
 seconds of choosing tables and rounding, without loading or saving, and the ratio of the square errors on the numbers
 as float16 holds them. Then a model of 24 matrices of 2048 × 2048 is rounded to 4 bits in a process of its own.
 """
@@ -34,8 +34,8 @@ MATRICES, SIDE = 24, 2048
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
-    """The weights of linear operators, as float16 holds them."""
-    found = weight_grid.weights(load(path), 2048)
+    """The weights of linear operators, as float16 holds them; those for which coremltools' k-means is exact."""
+    found = weight_grid.weights(load(path), 10_000)
     arrays = {w.value.name: w.value.const_value.numpy() for w in found}  # type: ignore[union-attr]
     return {str(n): a.astype(np.float16).astype(np.float32) for n, a in arrays.items()}
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -173,8 +177,8 @@ def test_numbers_that_are_none_are_refused_by_name() -> None:
         ("bits=9", "from 1 to 8"), ("bits=0", "from 1 to 8"), ("scheme=int4", "one of affine, table"),
         ("bits=1,scheme=affine", "binary"), ("block=1", "at least 2"), ("vector=3", "1, 2 or 4"),
         ("group=6,vector=4", "whole vectors"), ("block=32,per=tensor", "scale of its own"),
-        ("scheme=table,symmetric=false", "affine")
-        ("scheme=table,block=32", "group=16"), ("per=row", "tensor, channel, block"), ("by=luck", "mse, nearest"),
+        ("scheme=table,symmetric=false", "affine"),
+        ("scheme=table,block=32", "group=16"), ("per=row", "tensor, channel, block"), ("by=luck", "one of"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options: str, said: str) -> None:
@@ -207,3 +211,10 @@ def test_better_scales_keep_more_of_the_output() -> None:
         found = check_pass(m, RoundWeights(bits=3, scheme="affine", by=by), rewrites=1, rtol=3)
         kept[by] = difference(run(m, x)["y"], run(found, x)["y"]).snr_db
     assert kept["mse"] > kept["nearest"] + 1
+
+
+def test_the_documentation_names_every_scheme_and_option() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text()
+    missing = [name for name in SCHEMES if f"`{name}`" not in text]
+    missing += [f.name for f in fields(RoundWeights) if not re.search(rf"`[^`]*\b{f.name}\b", text)]
+    assert not missing
