@@ -125,11 +125,12 @@ class _Running:
     def rows(self, x: np.ndarray, reference: np.ndarray | None) -> None:
         """Add rows of inputs: groups x places x inputs."""
         self.count += x.shape[1]
-        self.add("mean", x.sum(1, dtype=np.float64))
-        if self.wide:
-            self.add("diagonal", np.square(x).sum(1, dtype=np.float64))
-        else:
-            self.add("gram", _products(x, x))
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.add("mean", x.sum(1, dtype=np.float64))
+            if self.wide:
+                self.add("diagonal", np.square(x).sum(1, dtype=np.float64))
+            else:
+                self.add("gram", _products(x, x))
         if reference is not None:
             self.add("reference_mean", reference.sum(1, dtype=np.float64))
             self.add("cross", _products(x, reference))
@@ -219,7 +220,7 @@ def _add(running: _Running, layer: Layer, partner: Layer | None, got: Sequence[F
         x = layer.rows(got[0], lambda _, at=at: at)  # type: ignore[misc]
         other = None if partner is None else partner.rows(got[1], lambda _, at=at: at)  # type: ignore[misc]
         running.rows(x, other)
-        if not np.isfinite(running.sums["mean"]).all():
+        if not np.isfinite(running.sums["diagonal" if running.wide else "gram"]).all():
             raise UsageError(
                 f"inputs of {layer.node.op_type} '{layer.node.name}' are not finite for the given samples; "
                 "leave out the samples that overflow (--inputs)"
