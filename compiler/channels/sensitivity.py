@@ -20,7 +20,7 @@ from ..gradients.likelihood import TARGET, Head, attach, given, heads, labelled
 from ..gradients.reverse import SUFFIX, gradient, is_float
 from ..gradients.rules import stops
 from ..gradients.terms import Tape
-from ..graph import shape
+from ..graph import attr, rank, shape
 from ..session import Session
 from .coupling import Coupling
 from .grids import Grid
@@ -77,12 +77,48 @@ def gates(model: ir.Model, coupling: Coupling, found: Solution) -> list[Gate]:
             dims = shape(value)
             if value is None or not is_float(value) or dims is None:
                 continue
+            summed = contracted(node, index)
             for grid in coupling.labels.get(value, ()):
+                # Behind a product another slice may be of the same class, tied to it by a residual.
                 classes = found.of[grid.ids]
-                ending = np.where(np.isin(classes, on), 0, classes)
+                ending = classes if summed & set(grid.axes) else np.where(np.isin(classes, on), 0, classes)
                 if ending.any():
                     made.append(Gate(at, index, grid, ending, len(dims), None if 0 in grid.axes else dims[0]))
     return made
+
+
+def contracted(node: ir.Node, index: int) -> set[int]:
+    """The axes of an input over which a product sums: nothing of them goes on."""
+    rule = None if node.domain else CONTRACTED.get(node.op_type)
+    return set() if rule is None or node.inputs[index] is None else set(rule(node, index))
+
+
+def _convolution(node: ir.Node, index: int) -> tuple[int, ...]:
+    """The channels, but for a filter that sees one alone."""
+    weight, groups = shape(node.inputs[1]), attr(node, "group", 1)
+    alone = weight is not None and (weight[1] == 1 if node.op_type == "Conv" else weight[0] == groups) and groups > 1
+    return (1,) if index == 0 and not alone else ()
+
+
+def _matmul(node: ir.Node, index: int) -> tuple[int, ...]:
+    n = rank(node.inputs[index]) or 0
+    return (n - 1 if index == 0 else max(n - 2, 0),)
+
+
+def _gemm(node: ir.Node, index: int) -> tuple[int, ...]:
+    return (() if index == 2 else (int(not attr(node, "transA", 0)),) if index == 0 else (attr(node, "transB", 0),))
+
+
+def _einsum(node: ir.Node, index: int) -> tuple[int, ...]:
+    terms, arrow, output = str(attr(node, "equation")).replace(" ", "").partition("->")
+    own = terms.split(",")[index]
+    return tuple(i for i, c in enumerate(own) if c not in output) if arrow and "." not in terms else ()
+
+
+CONTRACTED: dict[str, Callable[[ir.Node, int], tuple[int, ...]]] = {
+    "Conv": _convolution, "ConvTranspose": _convolution, "Einsum": _einsum, "Gemm": _gemm, "MatMul": _matmul,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), lambda node, index: (2,) if index == 0 else ()),
+}  # fmt: skip
 
 
 def gradient_scores(

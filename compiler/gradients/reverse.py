@@ -16,7 +16,7 @@ from ..shapes import infer
 from .rules import RULES, stops
 from .step import Refused, Step
 from .terms import Tape, Term
-from .written import inlined, write_out
+from .written import has_definition, inlined, write_out
 
 SUFFIX = ".gradient"
 """The gradient with respect to the value `x` is the output `x.gradient`."""
@@ -44,7 +44,8 @@ def gradient(
         values = _named(made.graph, {*of, *wrt, *keep})
         ends, starts = [values[n] for n in of], [values[n] for n in wrt]
         way = _Way.between(made.graph, starts, ends)
-        unknown = {n.op_type for n in way.nodes if n.domain == "" and n.op_type not in RULES} - tried
+        lacking = {n.op_type for n in way.nodes if n.domain == "" and n.op_type not in RULES} - tried
+        unknown = {op for op in lacking if has_definition(op)}
         if not unknown:
             break
         tried |= unknown

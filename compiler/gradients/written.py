@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .. import session
 from ..protos import bare_proto
+from ..targets import OPSET
+
+ROUNDING = frozenset({"Bernoulli", "DynamicQuantizeLinear"})
 
 
 def inlined(model: ir.Model) -> ir.Model:
@@ -18,6 +22,17 @@ def inlined(model: ir.Model) -> ir.Model:
         common.InlinePass()(made)
         _lift(made)
     return made
+
+
+def has_definition(op: str) -> bool:
+    """Whether the standard defines the operator by others, and this can be differentiated.
+
+    Not what rounds or draws: by their definitions nothing at all would come back, and nobody would know.
+    """
+    if op in ROUNDING or not onnx.defs.has(op):
+        return False
+    schema = onnx.defs.get_schema(op, OPSET)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def write_out(model: ir.Model, ops: Collection[str]) -> ir.Model:

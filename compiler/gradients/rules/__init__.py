@@ -28,7 +28,7 @@ STOPS = frozenset({
 }) | (RANDOM - {"Bernoulli", "Multinomial"})  # fmt: skip
 """Operators whose derivative is zero wherever it exists, or whose floats say nothing but a shape.
 
-Range: of numbers, in which no weight is. Rounding to integers is no such operator where it quantises: see docs.
+QuantizeLinear isn't one of them: what is read behind it depends on what is before it, however coarsely.
 """
 
 
