@@ -6,12 +6,13 @@ as those of large ones. At first a scale is the channel's largest number; then s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .cells import Cells, weighted_pieces
 from .grids import Table
 from .kmeans import EXACT, Atoms, Histogram, atoms, cluster
-from .points import along, nearest_points, on_cores
+from .points import along, nearest_points, on_cores, row_blocks, spread
 from .scales import Unreachable, as_float16
 from .vectors import cluster_vectors
 
@@ -46,33 +47,22 @@ def _fit(
     array: np.ndarray, axis: int, k: int, importance: np.ndarray | None, scaled: bool, vector: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """A table [k, vector] and the scales of the channels."""
-    cells = Cells(array.shape, axis)
+    part = _Part(array, axis, importance)
     scales, share = np.ones((2, array.shape[axis]), np.float32)
     if scaled:
-        found = on_cores(_sizes, weighted_pieces(array, cells, importance))
-        peaks, squares = (np.concatenate(part) for part in zip(*found, strict=True))
+        peaks, squares = part.sizes()
         scales = as_float16(np.where(peaks == 0, 1, peaks)).astype(np.float32)
         with np.errstate(all="ignore"):
             share = np.where(squares > 0, np.minimum(scales * scales / squares, MOST), 0).astype(np.float32)
     if vector > 1:
-        each = np.broadcast_to(share.reshape([-1 if a == axis else 1 for a in range(array.ndim)]), array.shape)
-        weights = each if importance is None else importance * each
+        weights = np.broadcast_to(part.wide(share), array.shape)
+        weights = weights if importance is None else importance * weights
         return cluster_vectors(array, axis, k, weights, scales, vector), scales.astype(np.float16)
-    table = _padded(cluster(_gathered(array, cells, scales, share, importance), k), k)
+    table = _padded(cluster(part.atoms(scales, share), k), k)
     for _ in range(TURNS if scaled and importance is not None else 0):
-        scales = _refitted(array, cells, scales, table, importance)
-        table = _padded(cluster(_gathered(array, cells, scales, share, importance), k), k)
+        scales = part.refitted(scales, table)
+        table = _padded(cluster(part.atoms(scales, share), k), k)
     return table[:, None], scales.astype(np.float16)
-
-
-def _sizes(piece: tuple[slice, np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
-    """The largest magnitude and the mean square of each channel."""
-    _, part, weights = piece
-    peaks = np.maximum(part.max((1, 2), initial=0), -part.min((1, 2), initial=0))
-    if weights is None:
-        return peaks, np.einsum("cke,cke->c", part, part) / part[0].size
-    with np.errstate(all="ignore"):
-        return peaks, np.einsum("cke,cke,cke->c", part, part, weights) / weights.sum((1, 2))
 
 
 def _padded(centres: np.ndarray, k: int) -> np.ndarray:
@@ -82,46 +72,76 @@ def _padded(centres: np.ndarray, k: int) -> np.ndarray:
     return np.append(rounded, np.repeat(rounded[-1:], k - len(rounded))).astype(np.float32)
 
 
-def _gathered(
-    array: np.ndarray, cells: Cells, scales: np.ndarray, share: np.ndarray, importance: np.ndarray | None
-) -> Atoms:
-    """All elements in units of the scales; each channel counts its `share`."""
-    alike = importance is None and (share == share[0]).all()
-    if array.size <= EXACT:
-        shape = [-1 if a == cells.axis else 1 for a in range(array.ndim)]
-        weights = share.reshape(shape) if importance is None else importance * share.reshape(shape)
-        return atoms(array / scales.reshape(shape), None if alike else weights)
-    found = Histogram(_deviation(array, cells, scales))
+@dataclass(frozen=True)
+class _Part:
+    """The channels of a weight that share a table. Read in rows as they lie in memory, on all cores."""
 
-    def work(piece: tuple[slice, np.ndarray, np.ndarray | None]) -> list[np.ndarray]:
-        own, part, weights = piece
-        s = share[own, None, None]
-        return found.count(part / scales[own, None, None], None if alike else s if weights is None else weights * s)
+    array: np.ndarray
+    axis: int
+    importance: np.ndarray | None
 
-    for sides in on_cores(work, weighted_pieces(array, cells, importance)):
-        found.add(sides)
-    return found.atoms()
+    def wide(self, each: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """What there is for each channel, shaped to broadcast against the rows."""
+        return spread(each, self.axis, 0, self.array.shape, rows)
 
+    def weights(self, rows: slice) -> np.ndarray | None:
+        """The importance of the rows."""
+        return None if self.importance is None else self.importance[rows]
 
-def _deviation(array: np.ndarray, cells: Cells, scales: np.ndarray) -> float:
-    """Root mean square of the elements in units of the scales; of every so many, where there are many."""
-    sample = np.moveaxis(array, cells.axis, -1)
-    sample = sample.reshape(-1, array.shape[cells.axis])[:: max(1, array.size >> 20)] / scales
-    return float(np.sqrt(np.square(sample, dtype=np.float64).mean()))
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The largest magnitude and, by importance, the mean square of each channel."""
+        others = tuple(a for a in range(self.array.ndim) if a != self.axis)
 
+        def work(piece: tuple[slice, np.ndarray]) -> np.ndarray:
+            rows, part = piece
+            peaks = np.maximum(part.max(others, initial=0), -part.min(others, initial=0))
+            weights = self.weights(rows)
+            count = np.full(len(peaks), part.size / len(peaks)) if weights is None else weights.sum(others)
+            return np.stack([peaks, self._summed(part, part, weights), count])
 
-def _refitted(
-    array: np.ndarray, cells: Cells, scales: np.ndarray, table: np.ndarray, importance: np.ndarray | None
-) -> np.ndarray:
-    """The scales that suit best, by least squares, what each element is rounded to now."""
-
-    def work(piece: tuple[slice, np.ndarray, np.ndarray | None]) -> np.ndarray:
-        own, part, weights = piece
-        points = table.take(nearest_points(part / scales[own, None, None], table))
-        weighted = points if weights is None else points * weights
-        square = np.einsum("cke,cke->c", weighted, points)
+        found = on_cores(work, row_blocks(self.array))
+        every = np.concatenate(found, 1)[None] if self.axis == 0 else np.stack(found)
         with np.errstate(all="ignore"):
-            found = np.einsum("cke,cke->c", part, weighted) / square
-        return np.clip(np.where(square > 0, found, scales[own]), scales[own] / 2, np.minimum(scales[own] * 2, 65504))
+            return every[:, 0].max(0), every[:, 1].sum(0) / every[:, 2].sum(0)
 
-    return as_float16(np.concatenate(on_cores(work, weighted_pieces(array, cells, importance)))).astype(np.float32)
+    def atoms(self, scales: np.ndarray, share: np.ndarray) -> Atoms:
+        """All elements in units of the scales; each channel counts its `share`."""
+        alike = (share == share[0]).all()
+
+        def weights(rows: slice) -> np.ndarray | None:
+            own = self.weights(rows)
+            return own if alike else self.wide(share, rows) if own is None else own * self.wide(share, rows)
+
+        everything = slice(0, len(self.array))
+        if self.array.size <= EXACT:
+            return atoms(self.array / self.wide(scales), weights(everything))
+        some = slice(0, None, max(1, self.array.size >> 20))
+        sample = np.moveaxis(self.array, self.axis, -1).reshape(-1, len(scales))[some] / scales
+        found = Histogram(float(np.sqrt(np.square(sample, dtype=np.float64).mean())))
+        for sides in on_cores(
+            lambda p: found.count(p[1] / self.wide(scales, p[0]), weights(p[0])), row_blocks(self.array)
+        ):
+            found.add(sides)
+        return found.atoms()
+
+    def refitted(self, scales: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """The scales that suit best, by least squares, what each element is rounded to now."""
+
+        def work(piece: tuple[slice, np.ndarray]) -> np.ndarray:
+            rows, part = piece
+            points = table.take(nearest_points(part / self.wide(scales, rows), table))
+            weights = self.weights(rows)
+            return np.stack([self._summed(part, points, weights), self._summed(points, points, weights)])
+
+        found = on_cores(work, row_blocks(self.array))
+        product, square = np.concatenate(found, 1) if self.axis == 0 else np.sum(found, 0)
+        with np.errstate(all="ignore"):
+            best = np.where(square > 0, product / square, scales)
+        return as_float16(np.clip(best, scales / 2, np.minimum(scales * 2, 65504))).astype(np.float32)
+
+    def _summed(self, a: np.ndarray, b: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """The (weighted) products summed over each channel."""
+        own = "abcdefgh"[: a.ndim]
+        if weights is None:
+            return np.asarray(np.einsum(f"{own},{own}->{own[self.axis]}", a, b))
+        return np.asarray(np.einsum(f"{own},{own},{own}->{own[self.axis]}", a, b, weights))

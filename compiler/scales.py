@@ -17,7 +17,8 @@ Snap = Callable[[np.ndarray], np.ndarray]
 LEAST = {1: 0.2, 2: 0.25, 3: 0.4, 4: 0.5, 5: 0.6, 6: 0.65}
 """By bits, the shortest scale that is tried, of the one that reaches all; 0.7 for more."""
 
-TRIES = 12
+TRIES = {5: 8, 6: 8, 7: 5, 8: 5}
+"""By bits, how many scales are tried; 12 for fewer, where more depends on it."""
 REFITS = 2
 
 
@@ -62,7 +63,7 @@ def symmetric(
     if not search:
         return np.where(empty, np.float16(1), as_float16(whole, up=True))
     best, least = whole, _error(cells, snap(cells / whole[..., None]), whole, weights)
-    shares, step = np.linspace(1, LEAST.get(bits, 0.7), TRIES, retstep=True)
+    shares, step = np.linspace(1, LEAST.get(bits, 0.7), TRIES.get(bits, 12), retstep=True)
     for share in shares[1:]:
         scale = whole * cells.dtype.type(share)
         best, least = _better(best, least, scale, _error(cells, snap(cells / scale[..., None]), scale, weights))
@@ -84,7 +85,9 @@ def asymmetric(cells: np.ndarray, bits: int, weights: np.ndarray | None, search:
     empty = low == high
     high = np.where(empty, 1, high).astype(cells.dtype)
     one = cells.dtype.type(1)
-    shares = [one] if not search else list(np.linspace(1, LEAST.get(bits, 0.7), TRIES).astype(cells.dtype))
+    shares = (
+        [one] if not search else list(np.linspace(1, LEAST.get(bits, 0.7), TRIES.get(bits, 12)).astype(cells.dtype))
+    )
     tries = [(a, b) for s in shares for a, b in ((s, s), (s, one), (one, s))] if search else [(one, one)]
     best: tuple[np.ndarray, np.ndarray] | None = None
     least = np.empty(0)

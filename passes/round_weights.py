@@ -142,6 +142,7 @@ class RoundWeights(Pass):
             own, why = spec_of_weight(spec, shape, axis, inputs, ctx.target.storage)
             grid = fit(array, axis, own, importance(array, known), inputs=inputs)
             result = calibrated(array, grid, known) if known is not None else Calibrated(grid.round(array))
+            same = np.array_equal(result.array, array)
         except (Unreachable, EdgecError) as e:
             ctx.note(f"weight '{name}' is not rounded: {e}")
             return None
@@ -149,7 +150,7 @@ class RoundWeights(Pass):
             release_tensor(tensor)
         if why:
             ctx.note(f"weight '{name}' is rounded otherwise: {why}")
-        if np.array_equal(result.array, array):
+        if same:
             grids.write(weight.value, grid)
             return None
         shifted = {b.name or "": ir.Tensor(a, name=b.name) for b, a in result.biases.items()}
