@@ -162,6 +162,7 @@ def moments(
     held_out: float = 0.2,
     per_layer: int | None = None,
     reference: tuple[ir.Model, Sequence[Layer]] | None = None,
+    squares: bool = False,
     most: int = 1 << 30,
     seed: int = 0,
     progress: Progress | None = None,
@@ -176,6 +177,7 @@ def moments(
     input named like `attention_mask` sets to 0 are left out. Of each layer, `per_layer` places are looked at, by
     default as many as its inputs need (`PLACES`).
     `reference` is another model and its layers, in the same order: cross moments with their inputs are summed, too.
+    With `squares`, no products of different inputs are: `gram` is None.
 
     Raises UsageError when inputs of a layer are not finite.
     """
@@ -197,7 +199,7 @@ def moments(
             share = _share(feeds, cut)
             got = [s.run(feeds) for s in sources]
             for layer in {x.key: x for x in part}.values():
-                running = sums.setdefault((layer.key, held), _Running(layer.sizes[2] > WIDEST))
+                running = sums.setdefault((layer.key, held), _Running(squares or layer.sizes[2] > WIDEST))
                 count = per_layer or _enough(layer.sizes[2])
                 pick = _Picker(feeds, -(-count * share[0] // share[1]), (seed, k))
                 _add(running, layer, partner.get(layer), got, pick)

@@ -26,6 +26,8 @@ from .weight_masks import Pattern, counts, repaired, spread_over
 BY = ("magnitude", "wanda", "sparsegpt")
 DAMPING = 1e-2
 """Of the mean square of a layer's inputs, as in SparseGPT."""
+ALL = 1 << 30
+"""Layers that are looked at at once."""
 STEPS = 16
 """How often the model is run anew on the way, so that later layers also make up for what earlier ones lost."""
 
@@ -136,7 +138,7 @@ class MaskWeights(Pass):
         return chosen
 
     def _seen(
-        self, model: ir.Model, layers: Mapping[ir.Value, Layer], ctx: Context, most: int = 1 << 30
+        self, model: ir.Model, layers: Mapping[ir.Value, Layer], ctx: Context, most: int = ALL
     ) -> Iterator[tuple[ir.Value, Sums | None]]:
         """Each weight, with the moments of its inputs where they are needed and known."""
         left = dict(layers)
@@ -147,7 +149,8 @@ class MaskWeights(Pass):
             if not ctx.given:
                 ctx.note(f"by={self.by}: measured on synthesised inputs; real ones, with --inputs, tell more")
             uses = [x for x in linear_layers(model, self.min_size) if x.weight in layers and not x.counted]
-            for found in moments(model, uses, runs, held_out=0, most=most, seed=ctx.seed):
+            simple = self.by == "wanda" or most == ALL
+            for found in moments(model, uses, runs, held_out=0, squares=simple, most=most, seed=ctx.seed):
                 if found.weight in left:
                     del left[found.weight]
                     yield found.weight, found.whole
