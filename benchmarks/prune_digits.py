@@ -2,11 +2,11 @@
 
     python -m benchmarks.prune_digits [--fits] [--photographs] [--out docs/prune_digits]
 
-Run from the repository root with the Python that edgec is installed in. The digit recogniser is that of examples/digits: masked
-and fitted on the first 512 of its images, measured on the other 488. `--fits` fits as well, which takes some ten
-seconds of processor time a row; `--photographs` masks EfficientNet-Lite0 and needs Pillow: there are 20 photographs,
-so each half is measured with masks from the other. OUT.json keeps what was measured; rows that are there are not
-measured again. The tables in docs/pruning.md are written anew.
+Run from the repository root with the Python that edgec is installed in. The digit recogniser is that of
+examples/digits: masked and fitted on the first 512 of its images, measured on the other 488. `--fits` fits as well,
+which takes some ten seconds of processor time a row; `--photographs` masks EfficientNet-Lite0 and needs Pillow: there
+are 20 photographs, so each half is measured with masks from the other. OUT.json keeps what was measured; rows that are
+there are not measured again. The tables in docs/pruning.md are written anew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ DIGITS = Path("examples/digits")
 CALIBRATION = 512
 MEASURES = ("l1", "l2", "bn", "geometric-median", "activation", "reconstruction", "taylor", "fisher")
 SPECS = {
-    **{f"{by}, {share:.0%}": f"mask-channels{{ratio={share},by={by},align=4%s}}" for share in (0.5, 0.75) for by in MEASURES},
+    **{
+        f"{by}, {share:.0%}": f"mask-channels{{ratio={share},by={by},align=4%s}}"
+        for share in (0.5, 0.75) for by in MEASURES
+    },
     **{f"{by}, global, 50%": f"mask-channels{{by={by},align=4,spread=global%s}}" for by in ("l2", "taylor", "fisher")},
     **{f"{by}, no labels, 50%": f"mask-channels{{by={by},align=4%s}}" for by in ("taylor", "fisher")},
 }  # fmt: skip
@@ -59,7 +62,9 @@ def prepared(source: str | Path) -> ir.Model:
     return model
 
 
-def masked(model: ir.Model, step: Pass, inputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> tuple[ir.Model, Row]:
+def masked(
+    model: ir.Model, step: Pass, inputs: Mapping[str, np.ndarray], labels: np.ndarray | None
+) -> tuple[ir.Model, Row]:
     """A masked copy, what the pass said it took, and the processor seconds."""
     runs = Samples.of(model, inputs).runs
     context = Context(find_target("onnx"), Scratch(), runs[0], given=True, runs=runs, labels=labels)
@@ -148,14 +153,16 @@ def main() -> None:
     held = options.out.with_suffix(".json")
     kept = json.loads(held.read_text()) if held.exists() else {}
     rows: dict[str, dict[str, Row]] = {part: kept.get(part, {}) for part in ("digits", "photographs")}
-    jobs: list[tuple[str, str, Callable[[], Row]]] = []
+    jobs: dict[str, tuple[Mapping[str, str], Callable[[str, str, Row], Row]]] = {
+        "digits": (SPECS, lambda name, spec, row: digits(name, spec, options.fits, row))
+    }
     if options.photographs:
-        jobs += [("photographs", n, lambda n=n, s=s: photographs(n, s, rows["photographs"].get(n, {}))) for n, s in PHOTOGRAPHS.items()]  # type: ignore[misc]  # noqa: E501
-    jobs += [("digits", n, lambda n=n, s=s: digits(n, s, options.fits, rows["digits"].get(n, {}))) for n, s in SPECS.items()]  # type: ignore[misc]  # noqa: E501
-    for part, name, job in jobs:
-        rows[part][name] = job()
-        print(part, name, rows[part][name], flush=True)
-        write(rows, options.out, Path("docs/pruning.md"))
+        jobs["photographs"] = PHOTOGRAPHS, photographs
+    for part, (specs, job) in jobs.items():
+        for name, spec in specs.items():
+            rows[part][name] = job(name, spec, rows[part].get(name, {}))
+            print(part, name, rows[part][name], flush=True)
+            write(rows, options.out, Path("docs/pruning.md"))
 
 
 if __name__ == "__main__":

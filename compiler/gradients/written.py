@@ -16,11 +16,11 @@ ROUNDING = frozenset({"Bernoulli", "DynamicQuantizeLinear"})
 
 
 def inlined(model: ir.Model) -> ir.Model:
-    """A copy in which no local function is called. Weights are shared."""
+    """A copy in which no local function is called, with constants as initializers. Weights are shared."""
     made = model.clone()
     if made.functions:
         common.InlinePass()(made)
-        _lift(made)
+    _lift(made)
     return made
 
 

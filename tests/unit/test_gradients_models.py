@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -12,6 +15,7 @@ from edgec.compiler import shapes
 from edgec.compiler.errors import EdgecError, UnsupportedOp
 from edgec.compiler.functions import declare
 from edgec.compiler.gradients.reverse import SEED, SUFFIX, gradient
+from edgec.compiler.gradients.rules import RULES, STOPS
 from edgec.compiler.session import Session
 from edgec.frontends.onnx import load as load_file
 from edgec.passes.canonicalize import Canonicalize
@@ -31,21 +35,20 @@ def canonical(path: object) -> ir.Model:
 @pytest.mark.parametrize("mode", ["dynamo", "legacy", "dynamo_dyn", "legacy_dyn"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_torch_says(name: str, mode: str) -> None:
-    """With respect to every weight that the export holds as torch does, and to pictures."""
+    """With respect to every weight that the export holds as torch does, and to pictures. Torch in double precision."""
     net = exports.NETS[name]
     module = exports.prepare(net.build_tiny, net.example(tiny=True, batch=4))
     model = canonical(exports.export(name, mode, tiny=True))
     example = net.example(tiny=True, batch=3 if mode.endswith("dyn") else 1)
-    for x in example:
-        x.requires_grad_(x.is_floating_point())
-    y = module(*example)
-    y = y if isinstance(y, torch.Tensor) else y[0]
-    seed = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
+    # In single precision torch itself is 4% off where a ReLU is all but zero.
+    precise = tuple(x.double().requires_grad_() if x.is_floating_point() else x for x in example)
+    y = module.double()(*precise)
+    seed = torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     (y * seed).sum().backward()
-    wanted = [({n: False}, x.grad.numpy()) for n, x in zip(net.inputs, example, strict=True) if x.requires_grad]
+    wanted = [({n: False}, x.grad.numpy()) for n, x in zip(net.inputs, precise, strict=True) if x.requires_grad]
     held = {v.name: a for v in model.graph.initializers.values() if (a := g.const(v)) is not None and a.ndim > 1}
     for p in module.parameters():
-        weight = p.detach().numpy()
+        weight = p.detach().float().numpy()
         # One that torch uses twice may be two initializers, one of them turned.
         same = {n: turned for n, a in held.items() if (turned := _turned(a, weight)) is not None}
         if same and p.grad is not None:
@@ -53,14 +56,13 @@ def test_as_torch_says(name: str, mode: str) -> None:
     assert len(wanted) >= 2, wanted
     output = str(model.graph.outputs[0].name)
     made = gradient(model, [output], [n for names, _ in wanted for n in names], seeds=True)
-    feeds = {n: x.detach().numpy() for n, x in zip(net.inputs, example, strict=True)}
-    found = Session(made, threads=1).run({**feeds, output + SEED: seed.numpy()})
+    feeds = {n: x.numpy() for n, x in zip(net.inputs, example, strict=True)}
+    found = Session(made, threads=1).run({**feeds, output + SEED: seed.float().numpy()})
     np.testing.assert_allclose(found[output], y.detach().numpy(), rtol=0, atol=1e-4 * float(y.abs().max()))
     for names, slope in wanted:
         total = sum(found[n + SUFFIX].T if turned else found[n + SUFFIX] for n, turned in names.items())
-        # By its norm: a ReLU that is 1e-8 to one and -1e-8 to the other changes some elements a little.
         error = float(np.linalg.norm(total - slope) / max(np.linalg.norm(slope), 1e-6))
-        assert error < 2e-2, f"{list(names)}: {error:.1e}"
+        assert error < 1e-4, f"{list(names)}: {error:.1e}"
 
 
 def _turned(a: np.ndarray, weight: np.ndarray) -> bool | None:
@@ -148,3 +150,23 @@ def test_a_loop_is_refused_for_what_it_reads() -> None:
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(EdgecError, match="'z'"):
         gradient(model("y = Exp(x)"), ["y"], ["z"])
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gradients.md").read_text()
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ")]
+    listed = [op for row in rows for op in re.findall(r"`(\w+)`", row[2])]
+    assert sorted(listed) == sorted([*RULES, *STOPS, "Cast"]), "each once, and Cast once more"
+
+
+def test_the_example_of_the_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    code = (root / "docs" / "gradients.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(root)
+    names: dict[str, object] = {}
+    exec(code, names)
+    found = names["found"]
+    assert isinstance(found, dict) and found["stem.0.weight.gradient"].any()
