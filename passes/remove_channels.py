@@ -16,7 +16,7 @@ from ..compiler.channels.shrink import Shrinking
 from ..compiler.channels.twins import Twins, doubtful_rows
 from ..compiler.channels.unread import Unread
 from ..compiler.channels.zeros import alive
-from ..compiler.graph import can_replace, const_tensor, replace_node, users
+from ..compiler.graph import can_replace, const_tensor, graphs, replace_node, users
 from ..compiler.passbase import Context, Pass
 from .value_ranges import at_least
 
@@ -51,7 +51,7 @@ class RemoveChannels(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many weights became smaller, or zero where they weren't, and how many sums lost a term."""
         count = leave_out(model, _without_repeats)
-        zeros = any(_has_zero_slice(v) for v in model.graph.initializers.values())
+        zeros = any(_has_zero_slice(v) for g in graphs(model) for v in g.initializers.values())
         if not zeros and not any(doubtful_rows(n).size for n in map(Linear.of, model.graph) if n is not None):
             return count
         with unshared(model):

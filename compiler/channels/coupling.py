@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from ..dims import Dim
@@ -25,13 +26,14 @@ class Hold:
     """Ids over a constant: its elements, seen in the shape `view`, under a grid over axes of that view.
 
     `masked` says whether masking may set them to zero: not a divisor, not a variance. Instead of zero they become
-    `fill`, a number per id, where there is one: the bias of a logit that is not to count (see `gates`).
+    `fill`, numbers that broadcast to the view, where there is one: the bias of a logit that is not to count (see
+    `gates`), or the zero point of integers.
     """
 
     view: tuple[int, ...]
     grid: Grid
     masked: bool = True
-    fill: Ids | None = None
+    fill: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

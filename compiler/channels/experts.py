@@ -140,7 +140,8 @@ def frozen_logits(
         for h in holds:
             if h.grid.ids.ndim == 1:
                 at = [p for p, i in enumerate(h.grid.ids.tolist()) if i in wanted]
-                made += [(value, h.grid.axes[0], p, 0.0 if h.fill is None else float(h.fill[p])) for p in at]
+                fill = np.zeros(len(h.grid.ids)) if h.fill is None else h.fill.reshape(-1)
+                made += [(value, h.grid.axes[0], p, float(fill[p])) for p in at]
     return made
 
 

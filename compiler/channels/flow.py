@@ -159,8 +159,7 @@ class Flow:
         self.sizes = Sizes(model)
         self._dims, self.coupling.elements = self.coupling.dims, self.sizes.found
         self._shared: dict[ir.Value, list[set[int]]] = {}
-        for node in model.graph:
-            self._visit(node)
+        self._walk(model.graph)
         self._deny_shared()
         for output in model.graph.outputs:
             self._freeze(output, f"output '{output.name}' keeps its shape")
@@ -178,6 +177,15 @@ class Flow:
         if found is None:
             raise LookupError(f"the rank of '{value.name}' is unknown")
         return found
+
+    def _walk(self, graph: ir.Graph) -> None:
+        """Graphs inside a node come before it; what they return keeps its shape, and so does what they are given."""
+        for node in graph:
+            for inner in subgraphs(node):
+                self._walk(inner)
+                for output in inner.outputs:
+                    self._freeze(output, f"{node.name} ({node.op_type}): '{output.name}' leaves the graph inside")
+            self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
         step = Step(self, node)
@@ -213,11 +221,6 @@ class Flow:
                         coupling.veto(g, a)
                         why = "there is no rule for it" if unknown else f"it looks at axis {a} of '{value.name}'"
                         coupling.notes.append(f"{node.name} ({node.op_type}): {why}")
-        for inner in subgraphs(node):
-            for read in (*(n.inputs for n in inner.all_nodes()), inner.outputs):
-                for value in read:
-                    if value is not None:
-                        self._freeze(value, f"{node.name} ({node.op_type}): a graph inside reads '{value.name}'")
 
     def _deny_shared(self) -> None:
         """Where one reader of a constant looks at an axis of it as a whole, the others can't take slices out."""

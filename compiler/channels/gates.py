@@ -48,8 +48,9 @@ def gate(s: Step, i: int, axis: int) -> Grid | None:
     if not s.coupling.plan.experts and (tensor.size > MOST or not (tensor.numpy().reshape(-1)[here] <= LOW).any()):
         return None
     hold = s.coupling.holds[bias][0]
-    fill = np.zeros(hold.grid.ids.size) if hold.fill is None else hold.fill.copy()
-    fill[here] = OFF
+    fill = np.zeros([n if a in hold.grid.axes else 1 for a, n in enumerate(hold.view)], np.float32)
+    fill += 0 if hold.fill is None else hold.fill
+    fill.reshape(-1)[here] = OFF
     s.coupling.holds[bias] = [replace(hold, fill=fill)]
     return Grid(g.ids, (axis,), True)
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..dims import Dim
-from ..graph import attr, const, initializer
+from ..graph import attr, const, initializer, nodes
 from ..weights import Scratch
 from .coupling import Coupling, Hold
 from .gates import LOW
@@ -35,9 +35,12 @@ def zero_classes(coupling: Coupling, found: Solution) -> Flags:
 
 
 def _counts(array: np.ndarray, h: Hold) -> np.ndarray:
-    """Zero where nothing is: of a bias of logits, where they don't count."""
+    """Zero where nothing is: of a bias of logits, where they don't count; of integers, where they are zero points."""
     seen = array.reshape(h.view)
-    return seen if h.fill is None else np.asarray(np.where(_spread(h, h.fill) < 0, seen > LOW, seen))
+    if h.fill is None:
+        return seen
+    low = h.fill <= LOW if h.fill.dtype.kind == "f" else np.zeros((), bool)
+    return np.asarray(np.where(low, seen > LOW, seen != h.fill))
 
 
 def _spread(h: Hold, over_ids: np.ndarray) -> np.ndarray:
@@ -64,7 +67,7 @@ def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scra
         for h in touched:
             seen = array.reshape(h.view)
             here = _spread(h, gone[h.grid.ids])
-            seen[here] = 0 if h.fill is None else _spread(h, h.fill)[here]
+            seen[here] = 0 if h.fill is None else np.broadcast_to(h.fill, h.view)[here]
         replace_tensor(value, array, scratch)
         changed += value not in settled
     return changed
@@ -97,7 +100,8 @@ class Shrinking:
         from .balance import narrow, padded
 
         narrow(self)
-        for node in list(self.model.graph):
+        every = list(nodes(self.model))
+        for node in every:
             adapt = ADAPT.get(node.op_type) if node.domain == "" else None
             if adapt is not None:
                 adapt(self, node)
@@ -108,7 +112,7 @@ class Shrinking:
                 assert array is not None
                 replace_tensor(value, self._cut(array, holds), self.scratch)
                 changed += 1
-        for node in self.model.graph:
+        for node in every:
             if node.op_type in ("Conv", "ConvTranspose") and node.domain == "":
                 self._regroup(node)
         for value, label in self.coupling.labels.items():

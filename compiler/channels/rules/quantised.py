@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import onnx_ir as ir
 
 from ...graph import attr, const, const_tensor
@@ -23,8 +26,9 @@ def _dynamic(s: Step) -> None:
 def _matmul(s: Step) -> None:
     """A product of x and a weight of integers, of which a slice of zeros is one only where its zero point is 0."""
     weight, x = s.value(1), s.dims(0)
-    if weight is None or const_tensor(weight) is None or len(s.dims(1)) != 2 or not _plain(s.value(3)):
-        raise LookupError("its weight is computed, or its zero point is not 0")
+    fill = None if weight is None else _fill(s, weight, s.value(3), 1)
+    if weight is None or const_tensor(weight) is None or len(s.dims(1)) != 2 or fill is None:
+        raise LookupError("its weight, or its zero point, is computed")
     held = s.const(1)
     assert held is not None
     for i in (2, 3):
@@ -36,14 +40,16 @@ def _matmul(s: Step) -> None:
     if s.value(3) is not None and s.dims(3) and s.dims(3)[0] != 1:
         s.coupling.hold(s.node.inputs[3], s.coupling.held(held, 1), [0], masked=False)  # type: ignore[arg-type]
     s.emit([*s.keep(but=[last], zero=False), Grid(s.coupling.held(held, 1), (last,), True)])
+    _to_zero_point(s, held, fill)
 
 
 @rule("ConvInteger")
 def _conv(s: Step) -> None:
     """As Conv, of one group. What pads x is its zero point."""
     weight = s.value(1)
-    if weight is None or const_tensor(weight) is None or attr(s.node, "group", 1) != 1 or not _plain(s.value(3)):
-        raise LookupError("its weight is computed or in groups, or its zero point is not 0")
+    fill = None if weight is None else _fill(s, weight, s.value(3), 0)
+    if weight is None or const_tensor(weight) is None or attr(s.node, "group", 1) != 1 or fill is None:
+        raise LookupError("its weight is computed or in groups, or its zero point is computed")
     held = s.const(1)
     assert held is not None
     for i in (2, 3):
@@ -52,6 +58,27 @@ def _conv(s: Step) -> None:
     if into is not None:
         s.coupling.hold(held, into, [1])
     s.emit([*s.carry(0, {0: 0}, zero=False), Grid(s.coupling.held(held, 0), (1,), True)])
+    _to_zero_point(s, held, fill)
+
+
+def _fill(s: Step, weight: ir.Value, point: ir.Value | None, axis: int) -> np.ndarray | None:
+    """The zero point of a weight of integers, as it broadcasts to the weight; None where it is computed."""
+    rank = len(weight.shape or ())
+    if point is None:
+        return np.zeros([1] * rank, np.int8)
+    array = const(point)
+    if array is None:
+        return None
+    if array.ndim == rank and array.size > 1:
+        blocks = [n != 1 and n != m for n, m in zip(array.shape, s.flow.dims(weight), strict=True)]
+        return None if any(blocks) and array.any() else array if not any(blocks) else np.zeros([1] * rank, np.int8)
+    return array.reshape([array.size if a == axis % max(rank, 1) else 1 for a in range(rank)])
+
+
+def _to_zero_point(s: Step, weight: ir.Value, fill: np.ndarray) -> None:
+    """Masked slices of integers become what stands for zero."""
+    if fill.any():
+        s.coupling.holds[weight] = [replace(h, fill=fill) for h in s.coupling.holds.get(weight, ())]
 
 
 def _plain(point: ir.Value | None) -> bool:
@@ -104,10 +131,11 @@ def _weight(s: Step) -> None:
     assert data is not None
     for i in (1, 2):
         s.const(i)
-    if s.node.op_type == "QuantizeLinear" or not _plain(s.value(2)):
-        raise LookupError("its zero point is not 0")
     dims, scale = s.dims(0), s.dims(1)
     axis, block = attr(s.node, "axis", 1) % max(len(dims), 1), attr(s.node, "block_size", 0)
+    fill = _fill(s, data, s.value(2), axis)
+    if s.node.op_type == "QuantizeLinear" or fill is None:
+        raise LookupError("its zero point is computed, or one per block")
     grids = []
     for a, n in enumerate(dims):
         if n == 1 or (block and a == axis):
@@ -119,3 +147,4 @@ def _weight(s: Step) -> None:
             if value is not None and (block or (scale and scale[0] != 1 and a == axis)):
                 s.coupling.hold(value, ids, [a if block else 0], masked=False)
     s.emit(grids)
+    _to_zero_point(s, data, fill)

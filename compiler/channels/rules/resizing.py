@@ -36,7 +36,7 @@ def _copied(s: Step, g: Grid) -> Grid:
     if g.ids.ndim != 2 or user is None or not stretched or not isinstance(times, int):
         return g
     merged = grouped(out, s.flow.dims(user.outputs[0]))
-    if not any(here == [first, first + 1] and len(there) == 1 for here, there in merged):
+    if not any([a for a in here if out[a] != 1] == [first, first + 1] and len(there) == 1 for here, there in merged):
         return g
     return Grid(s.atoms.repeated(g.ids, 1, times), (first, first + 1, *g.axes[1:]), g.zero)
 
