@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from ..compiler.channels.activations import activation_scores
 from ..compiler.channels.balance import masked
-from ..compiler.channels.balance import masked
 from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling
@@ -20,6 +19,7 @@ from ..compiler.channels.importance import element_scores
 from ..compiler.channels.price import Price
 from ..compiler.channels.select import families, search, taken
 from ..compiler.channels.sensitivity import gradient_scores
+from ..compiler.channels.shares import shares
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import mask
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
@@ -111,7 +111,7 @@ class MaskChannels(Pass):
         clock = Clock(model, device_of(self.device, ctx.target), ctx.inputs) if self.of == "time" else None
         price = Price(model, coupling, clock)
         if self.of == "channels":
-            dead = taken(found, groups, [f.count(self.ratio) for f in groups], scores)
+            dead = taken(found, groups, shares(coupling, found, groups, self.ratio), scores)
         else:
             dead = search(found, groups, scores, self.ratio, lambda d: 1 - price.left(d[found.of])[self.of])
         left = price.left(dead[found.of])
