@@ -62,8 +62,8 @@ def _some(runs: Runs) -> Runs:
 def importance(array: np.ndarray, known: Moments | None) -> np.ndarray | None:
     """What a square error costs the layer's outputs, for each element of a weight; None where nothing is known.
 
-    That is the second moment of its input. Fitting counts errors in units of a channel's largest number, the outputs
-    don't: so its square comes on top. How often a row of a table was read says little about rows that were not.
+    That is the second moment of its input. Tables are fitted to errors in units of a channel's own mean square, unlike
+    the outputs: so that comes on top. How often a row of a table was read says little about rows that were not.
     """
     if known is None or known.layer.counted:
         return None
@@ -72,8 +72,8 @@ def importance(array: np.ndarray, known: Moments | None) -> np.ndarray | None:
     if not diagonal.any():
         return None
     wide = np.maximum(diagonal, diagonal.mean() * LEAST)
-    peaks = np.abs(known.layer.matrix(array)).max(2, keepdims=True)
-    found = wide[:, None] * np.square(peaks / max(float(peaks.max()), np.finfo(np.float32).tiny))
+    squares = np.square(known.layer.matrix(array)).mean(2, keepdims=True)
+    found = wide[:, None] * (squares / max(float(squares.max()), np.finfo(np.float32).tiny))
     return known.layer.shaped(found.astype(np.float32))
 
 
