@@ -75,7 +75,7 @@ def dense(model: ir.Model, value: ir.Value, chain: list[ir.Node]) -> np.ndarray:
     """The weight, as onnxruntime unpacks it. Only that one is in memory. Raises ModelError."""
     twins: dict[ir.Value, ir.Value] = {}
     stored: list[ir.Value] = []
-    copies = []
+    copies: list[ir.Node] = []
     for node in chain:
         for v in node.inputs:
             if v is not None and v not in twins:
@@ -123,13 +123,13 @@ def _lacks(node: ir.Node, chain: list[ir.Node], storage: Storage) -> bool:
             axis, block = int(attr(node, "axis", 0)), int(attr(node, "block", 1))
             short = tensor is not None and not tensor.dtype.is_integer()
             integers = not scaled and not short and _bits(source, chain) not in storage.integers
-            if short and _FORMATS.get(tensor.dtype) not in storage.formats:  # type: ignore[union-attr]
+            if tensor is not None and short and _FORMATS.get(tensor.dtype, "") not in storage.formats:
                 return True
             return integers or not storage.scaled or _blocks(node, axis, block, storage)
         case "SparseWeight":
             plain = is_const(node.inputs[1]) and attr(node, "to", ir.DataType.FLOAT) == ir.DataType.FLOAT
             values = None if node.inputs[1] is None else node.inputs[1].dtype
-            short = values in SHORT_FLOATS and _FORMATS.get(values) not in storage.formats
+            short = values in SHORT_FLOATS and _FORMATS.get(values, "") not in storage.formats
             return short or not (storage.sparse if plain else storage.joint)
         case "MaskWeight":
             return not storage.joint

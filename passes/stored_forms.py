@@ -7,7 +7,7 @@ docs/storage.md shows the forms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -167,6 +167,10 @@ def _dequantised(grid: Affine, values: Leaf | Form, bits: int, shape: tuple[int,
     if isinstance(values, Form):
         kind = _INTEGERS[8, grid.signed]
     zero = None if grid.zeros is None else Leaf(np.broadcast_to(grid.zeros, grid.scales.shape), kind, "zero")
+    if grid.block and grid.scales.size == 1:  # onnxruntime takes one scale for the tensor's.
+        own = None if grid.zeros is None else grid.zeros.reshape(())
+        whole = replace(grid, scales=grid.scales.reshape(()), zeros=own, axis=None, block=0)
+        return _dequantised(whole, values, bits, shape)
     if grid.block:
         spread = tuple(-(-n // grid.block) if a == grid.axis else n for a, n in enumerate(shape))
         if grid.scales.shape != spread:

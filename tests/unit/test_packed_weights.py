@@ -240,6 +240,12 @@ def test_no_pass_unpacks_a_weight(name: str) -> None:
     assert stored(made) <= size + 200
 
 
+def test_one_block_is_the_whole_tensor() -> None:
+    """onnxruntime refuses blocks with one scale in all."""
+    grid = Affine(4, half(np.array([0.25])), 0, 8, np.array([3], np.uint8), signed=False)
+    assert pack(grid.decode(np.arange(8, dtype=np.uint8)), grid)[1]
+
+
 def test_a_shared_weight_is_stored_once() -> None:
     grid, _ = GRIDS["4-bit table"]
     array = grid.decode(grid.nearest(np.random.default_rng(0).normal(size=(64, 96)).astype(np.float32)))  # type: ignore[union-attr]

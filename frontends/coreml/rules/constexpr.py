@@ -168,11 +168,10 @@ def constexpr_lut_to_dense(o: Call) -> Result:
     """iOS 16 has packed bytes and a shape; iOS 18 has indices of a sub-byte type and a table per group."""
     b = o.b
     if o.opset >= 8:
-        shape = o.shape("indices")
-        axes = _group_axes(o)
+        dims, axes = o.shape("indices"), _group_axes(o)
         if len(axes) > 1 or o.literal("indices") is None:
-            return _look_up(o, o.value("indices"), shape)
-        return _packed_look_up(o, _integers(o, "indices", shape), shape, axes)
+            return _look_up(o, o.value("indices"), dims)
+        return _packed_look_up(o, _integers(o, "indices", dims), dims, axes)
     shape, entries = o.ints("shape"), o.shape("lut")[0]
     bits, literal = entries.bit_length() - 1, o.literal("indices")
     if literal is None:
@@ -322,7 +321,7 @@ def constexpr_sparse_to_dense(o: Call) -> Result:
     kept = _kept_by(o, "nonzero_data")
     if kept is not None:
         return kept.weight(o.b)
-    shape = list(o.shape("mask")) if o.opset >= 8 else o.ints("shape")
+    shape: list[int] = list(o.shape("mask")) if o.opset >= 8 else o.ints("shape")
     mask, data = o.literal("mask"), o.literal("nonzero_data")
     stored = o.shape("nonzero_data")[0]
     if mask is None or data is None or data.type.element.bits < 8 or not stored:
