@@ -3,6 +3,7 @@
 What several passes, or long ones, are made of lies beside them:
 
 - weights: `linear` (where weight, bias and channels are), `folding` (scales and shifts into them), `weight_grid`;
+- few bits: `grid_options` (what a target can store of what was asked for);
 - views: `rearrange` and `view_steps` (a chain made shorter), `layouts` and `tracing` (what a value looks at),
   `row_wise` and `sink_transposes` (views moved past operators);
 - recognising: `attention_forms`, `attention_mask`, `group_normalization`, `scale_shift`;
