@@ -21,9 +21,9 @@ from .errors import UsageError
 from .linear_layers import Fetched, Layer
 from .streaming import Feeds, Fetcher, Runs, places
 
-PLACES = (1024, 8192)
-"""Places at which a layer's inputs are looked at, all samples together: at least and usually at most; between them 64
-for each input, and never fewer than 8."""
+PLACES = (1024, 8192, 16384)
+"""Places at which a layer's inputs are looked at, all samples together. 64 for each input: at least the first number, at
+most the second. 8 for each where that is more, up to the third; 2 for each at least."""
 CHUNK = 1 << 24
 """Numbers that are laid out as rows of inputs at once."""
 
@@ -211,7 +211,8 @@ def moments(
 
 
 def _enough(inputs: int) -> int:
-    return max(min(max(64 * inputs, PLACES[0]), PLACES[1]), 8 * inputs)
+    least, usual, most = PLACES
+    return max(least, min(64 * inputs, usual), min(8 * inputs, most), 2 * inputs)
 
 
 def _add(running: _Running, layer: Layer, partner: Layer | None, got: Sequence[Fetched], pick: _Picker) -> None:
