@@ -51,13 +51,21 @@ class RemoveChannels(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many weights became smaller, or zero where they weren't, and how many sums lost a term."""
         count = leave_out(model, _without_repeats)
-        zeros = any(_has_zero_slice(v) for g in graphs(model) for v in g.initializers.values())
-        if not zeros and not any(doubtful_rows(n).size for n in map(Linear.of, model.graph) if n is not None):
+        if not _may_have_some(model):
             return count
         with unshared(model):
             while more := _silenced(model, ctx) + _removed(model, ctx):
                 count += more
+                if not _may_have_some(model):
+                    break
         return count
+
+
+def _may_have_some(model: ir.Model) -> bool:
+    """Whether a closer look may find a channel that is dead, or another one's twin."""
+    if any(_has_zero_slice(v) for g in graphs(model) for v in g.initializers.values()):
+        return True
+    return any(doubtful_rows(n).size for n in map(Linear.of, model.graph) if n is not None)
 
 
 def _without_repeats(value: ir.Value) -> None:
