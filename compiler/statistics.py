@@ -22,8 +22,8 @@ from .linear_layers import Fetched, Layer
 from .streaming import Feeds, Fetcher, Runs, places
 
 PLACES = (1024, 8192, 16384)
-"""Places at which a layer's inputs are looked at, all samples together. 64 for each input: at least the first number, at
-most the second. 8 for each where that is more, up to the third; 2 for each at least."""
+"""Places at which a layer's inputs are looked at, all samples together: 64 for each input, at least the first number
+and at most the second; 8 for each where that is more, up to the third; 2 for each at least."""
 CHUNK = 1 << 24
 """Numbers that are laid out as rows of inputs at once."""
 
