@@ -120,7 +120,7 @@ COLUMNS = ["model", "pass", "signal", "task", "original", "not zero", "MACs", "p
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["digits", "efficientnet", "crepe", "minilm"])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["digits", "efficientnet", "minilm"])
     parser.add_argument("--specs", nargs="+", default=[*MASKS, *RANKS])
     parser.add_argument("--out", type=Path, default=Path("docs/sparsity_table"), help="write OUT.md and OUT.json")
     o = parser.parse_args(arguments)

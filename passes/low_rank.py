@@ -213,8 +213,8 @@ def _larger(node: ir.Node, axis: int, dims: tuple[int, ...], sizes: Measures) ->
     if str(g.attr(node, "auto_pad", "NOTSET")).startswith("SAME"):
         return float(stride)
     reach = (dims[2 + axis] - 1) * _along(node, "dilations", axis, len(dims) - 2)[0] + 1
-    # output = floor((input + pads - reach) / stride) + 1, so input <= stride * output where reach - pads <= stride.
-    return float(stride) if reach - sum(_along(node, "pads", axis, len(dims) - 2)) <= stride else None
+    # output = floor((input + pads - reach) / stride) + 1 >= (input + pads - reach + 1) / stride
+    return float(stride) if reach - sum(_along(node, "pads", axis, len(dims) - 2)) <= 1 else None
 
 
 def _along(node: ir.Node, name: str, axis: int, n: int) -> list[int]:
