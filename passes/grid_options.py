@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -145,11 +146,11 @@ def _stored(spec: GridSpec, storage: Storage) -> bool:
             return storage.scaled and (name in storage.formats or FORMATS[name][0] in storage.tables)
 
 
-def _instead(what: str, other: str, target: Target, stores) -> str:  # type: ignore[no-untyped-def]
+def _instead(what: str, other: str, target: Target, stores: Callable[[Storage], bool]) -> str:
     first = _first(stores)
     return f"{target.name} does not store {what}" + (f" ({first} does)" if first else "") + f": {other} instead"
 
 
-def _first(stores) -> str:  # type: ignore[no-untyped-def]
+def _first(stores: Callable[[Storage], bool]) -> str:
     """The first target that stores it."""
     return next((t.name for t in TARGETS.values() if stores(t.storage)), "")
