@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .coupling import Coupling, Hold
-from .flow import couple
 from .price import Price
 from .solve import Solution, Units, solve, units
+from .width import coupled
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Group:
 
 def groups(model: ir.Model) -> tuple[list[Group], list[str]]:
     """The families of a model, those with the most MACs first, and why anything was frozen. Reads no weight."""
-    coupling = couple(model)
+    coupling = coupled(model)
     found = solve(coupling)
     every = units(coupling, found)
     price = Price(model, coupling)
