@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -31,7 +32,7 @@ def has_definition(op: str) -> bool:
     """
     if op in ROUNDING or not onnx.defs.has(op):
         return False
-    schema = onnx.defs.get_schema(op, OPSET)
+    schema: Any = onnx.defs.get_schema(op, OPSET)  # whose stubs lack these two
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
