@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def _dense(array: np.ndarray, axes: Sequence[int], storage: Storage) -> Iterator
             own = per_channel(array, axis)
             if own is not None:
                 yield own
-                break
+                return
         else:
             if storage.blocks:
                 yield from _first(in_blocks(array, a, n) for a in range(array.ndim) for n in BLOCKS)
@@ -146,7 +147,7 @@ def in_blocks(array: np.ndarray, axis: int, block: int) -> Affine | None:
     if n % block or n <= block:
         return None
     moved = np.moveaxis(array, axis, -1)
-    if _lattice(moved[(0,) * (moved.ndim - 1)][:block].reshape(1, -1)) is None:
+    if not _plausible(moved[(0,) * (moved.ndim - 1)][:block]):
         return None
     shape = (*moved.shape[:-1], n // block)
     found = _lattice(np.ascontiguousarray(moved).reshape(-1, block))
@@ -178,7 +179,7 @@ def _lattice(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | No
     if not rows.size:
         return None
     some = np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))
-    if len(rows) > 4 and _steps(np.ascontiguousarray(rows[some]).reshape(len(some), -1)) is None:
+    if not all(_plausible(rows[i].reshape(-1)) for i in some):
         return None
     step = max(1, (1 << 20) // max(1, rows[0].size))
     parts = []
@@ -189,6 +190,21 @@ def _lattice(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | No
         parts.append(found)
     scale, low, high = (np.concatenate(p) for p in zip(*parts, strict=True))
     return scale, low, high
+
+
+def _plausible(row: np.ndarray) -> bool:
+    """Whether the ends and the first numbers of a row are multiples of any step: hardly ever of a row on no grid."""
+    low, high = min(row.min(), np.float32(0)), max(row.max(), np.float32(0))
+    if low == high or not np.isfinite([low, high]).all():
+        return bool(low == high)
+    few = np.concatenate([[low, high], row[:16]]).astype(np.float32)
+    span = np.float64(high) - low
+    with np.errstate(all="ignore"):
+        for tried in _tries(span, np.float32(max(-low, high)), np.arange(1, 256)):
+            step = tried.reshape(-1, 1)
+            if (np.rint(few / step) * step == few).all(1).any():
+                return True
+    return False
 
 
 def _steps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -216,7 +232,7 @@ def _steps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None
     return scale, np.rint(low / scale).astype(np.int16), np.rint(high / scale).astype(np.int16)
 
 
-def _tries(span: np.ndarray, peak: np.ndarray, n: int) -> Iterator[np.ndarray]:
+def _tries(span: Any, peak: Any, n: Any) -> Iterator[np.ndarray]:
     """Steps of which `n` make the span: in float16, and in float32 such that a multiple is the peak."""
     with np.errstate(all="ignore"):
         yield (span / n).astype(np.float16).astype(np.float32)

@@ -94,9 +94,14 @@ def smallest(
             form = store(grid, array, storage)
             if form is not None and form.kind in kinds and form.nbytes < limit:
                 best, limit = form, form.nbytes
-        if best is not None:
+        if best is not None and not _widened(hint, target):
             break
     return best
+
+
+def _widened(hint: grids.Grid | grids.Sparse | None, target: Target) -> bool:
+    """Whether the target has no integers of so few bits, but may have a table of that few numbers."""
+    return isinstance(hint, grids.Affine) and hint.axis is None and hint.bits not in target.storage.integers
 
 
 def _hinted(
