@@ -25,6 +25,7 @@ from typing import Any
 import coremltools as ct
 import coremltools.optimize as cto
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 import edgec
@@ -43,19 +44,21 @@ SMALL = 2048
 
 def float_model(task: Task, folder: Path) -> Path:
     """The model without its last softmax, if that is to go."""
-    if not task.softmax:
+    if not task.before:
         return task.model
-    model = load(task.model)
-    last = next(n for n in reversed(list(model.graph)) if n.op_type in ("Softmax", "Sigmoid"))
-    before, after = last.inputs[0], last.outputs[0]
-    assert before is not None
-    for node, i in list(after.uses()):
-        node.replace_input_with(i, before)
-    if after.is_graph_output():
-        model.graph.outputs[list(model.graph.outputs).index(after)] = before
-    model.graph.remove(last, safe=True)
+    model = onnx.load(task.model)
+    graph = model.graph
+    last = max(i for i, n in enumerate(graph.node) if n.op_type == task.before)
+    end, behind = graph.node[last], graph.node[-1]
+    logits = end.input[0]
+    if behind.op_type == "Reshape" and behind.input[0] == end.output[0]:
+        behind.input[0] = logits
+        del graph.node[last]
+    else:
+        graph.output[0].name = logits
+        del graph.node[last:]
     path = folder / "float.onnx"
-    ir.save(model, path)
+    onnx.save(model, path)
     return path
 
 

@@ -39,7 +39,7 @@ class Task:
     Attributes:
         shapes: sizes of one input, for compilers that want them fixed.
         unit: what `measure` counts.
-        softmax: whether the last operator is a Softmax or Sigmoid that is cut off: its inputs are compared.
+        before: the last operator of this type, where a softmax begins, and all behind it but a Reshape are cut off.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Task:
     unit: str
     measure: Measure
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    softmax: bool = False
+    before: str = ""
 
 
 def hits(_: np.ndarray, got: np.ndarray, labels: np.ndarray | None) -> float:
@@ -131,7 +131,7 @@ def rendered() -> Task:
     test = np.stack([_line(rng, fonts) for _ in range(96)])
     path = fetch("rapidocr-onnxruntime:ch_PP-OCRv4_rec_infer.onnx")
     folds = [Fold({"x": calibration}, {"x": test})]
-    return Task("PP-OCRv4 rec", path, folds, "lines read alike", lines, {"x": (1, 3, 48, 320)}, softmax=True)
+    return Task("PP-OCRv4 rec", path, folds, "lines read alike", lines, {"x": (1, 3, 48, 320)}, "Softmax")
 
 
 WORDS = (
@@ -166,7 +166,7 @@ def files() -> Task:
     data = np.stack([_bytes(p) for p in order])
     half = len(data) // 2
     fold = Fold({"bytes": data[:half]}, {"bytes": data[half:]})
-    return Task("magika", fetch("magika:model.onnx"), [fold], "same type", agreement, {"bytes": (1, 2048)}, True)
+    return Task("magika", fetch("magika:model.onnx"), [fold], "same type", agreement, {"bytes": (1, 2048)}, "Sub")
 
 
 def _bytes(path: Path) -> np.ndarray:
