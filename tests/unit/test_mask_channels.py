@@ -285,7 +285,7 @@ def test_grains_of_a_transformer() -> None:
     shapes_of = {}
     for grain in ("heads", "dims", "channels"):
         masked = before.clone()
-        MaskChannels(ratio=0.5, of="channels", grain=grain, align=1).run(masked, context("onnx"))
+        MaskChannels(ratio=0.5, of="channels", grain=grain, align=1, width="none").run(masked, context("onnx"))
         after = removed(masked)
         linear = [tuple(n.inputs[1].shape.numpy()) for n in after.graph if n.op_type in ("MatMul", "Gemm")
                   and n.inputs[1].is_initializer()]  # fmt: skip
