@@ -9,8 +9,9 @@ import onnx_ir as ir
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from ..graph import const
+from ..streaming import Runs
 from ..weights import Scratch
-from .activations import ROWS, Reader, Runs, fetched, parts, readers
+from .activations import ROWS, Reader, fetched, parts, readers
 from .shrink import replace_tensor
 
 STEPS = 16

@@ -70,7 +70,13 @@ def test_the_summary_says_how_fast(network: Path) -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
-    [(1.0, 1.0, "as fast"), (1.0, 0.99, "as fast"), (2.0, 1.0, "2.00× faster"), (1.0, 1.31, "1.31× slower"), (1.0, 1.05, "5% slower")],
+    [
+        (1.0, 1.0, "as fast"),
+        (1.0, 0.99, "as fast"),
+        (2.0, 1.0, "2.00× faster"),
+        (1.0, 1.31, "1.31× slower"),
+        (1.0, 1.05, "5% slower"),
+    ],
 )
 def test_speed_in_words(before: float, after: float, words: str) -> None:
     assert figures.speed(before, after) == words
