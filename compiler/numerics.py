@@ -155,8 +155,7 @@ class Meter:
             self._err2 += float(error @ error)
 
     def _add_rows(self, ref: np.ndarray, got: np.ndarray) -> None:
-        named = any(n in self.name.lower() for n in LOGIT_NAMES)
-        if ref.ndim >= 2 and ref.shape[-1] >= 2 and ref.size and (ref.ndim == 2 or named):
+        if looks_like_logits(ref, self.name):
             self._hits += int(np.count_nonzero(ref.argmax(-1) == got.argmax(-1)))
             self._rows += ref.size // ref.shape[-1]
 
@@ -165,6 +164,12 @@ class Meter:
         if norm == 0 or self._err2 == 0:
             return 1.0 if self._ref2 == self._got2 else 0.0
         return max(-1.0, min(1.0, self._dot / norm))
+
+
+def looks_like_logits(array: np.ndarray, name: str) -> bool:
+    """Whether an output is read as scores of classes, the classes last (see `Difference.top1`)."""
+    named = any(n in name.lower() for n in LOGIT_NAMES)
+    return array.ndim >= 2 and array.shape[-1] >= 2 and array.size > 0 and (array.ndim == 2 or named)
 
 
 def _chunks(ref: np.ndarray, got: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -29,10 +29,15 @@ LEAST = 1e-4
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A rounded weight, and what becomes of the bias that makes up for the mean of what rounding takes away."""
+    """A rounded weight, and what becomes of the bias that makes up for the mean of what rounding takes away.
+
+    Attributes:
+        loss: mean square error of the layer's outputs, summed, to be expected on other samples; None: not known.
+    """
 
     array: np.ndarray
     biases: Mapping[ir.Value, np.ndarray] = field(default_factory=dict)
+    loss: float | None = None
 
 
 def with_moments(model: ir.Model, weights: Sequence[Weight], ctx: Context) -> Iterator[tuple[Weight, Moments | None]]:
@@ -82,7 +87,7 @@ def calibrated(array: np.ndarray, grid: Grid, known: Moments) -> Calibrated:
     bias = own_bias(known.layer)
     found = choose(array, grid, known, bias=bias is not None)
     if bias is None or found.shift is None:
-        return Calibrated(found.array)
+        return Calibrated(found.array, {}, found.loss)
     old = const(bias)
     assert old is not None
-    return Calibrated(found.array, {bias: old + found.shift.reshape(old.shape)})
+    return Calibrated(found.array, {bias: old + found.shift.reshape(old.shape)}, found.loss)

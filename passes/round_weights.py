@@ -30,11 +30,16 @@ MIN_SNR = 25.0
 
 @dataclass(frozen=True)
 class Rounded:
-    """A rounded weight: the tensor, the grid that it lies on, and biases that make up for the mean error, by name."""
+    """A rounded weight: the tensor, the grid that it lies on, and biases that make up for the mean error, by name.
+
+    Attributes:
+        loss: as in `Calibrated`.
+    """
 
     tensor: ir.TensorProtocol
     grid: grids.Grid
     biases: Mapping[str, ir.TensorProtocol] = field(default_factory=dict)
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class RoundWeights(Pass):
         floor = self.min_snr if self.min_snr is not None else MIN_SNR if _bits(spec) >= 8 else 0.0
         for name in _spared(model, rounded, len(weights), floor, spec, ctx) if rounded and floor else ():
             del rounded[name]
-        _replace(model, rounded)
+        replace_weights(model, rounded)
         return len(rounded)
 
     def _all_rounded(
@@ -120,44 +125,43 @@ class RoundWeights(Pass):
             ctx.note("weights are rounded without data: no inputs are given (--inputs)")
         given = ctx.given and self.by in (None, "feedback")
         pairs = with_moments(model, weights, ctx) if given else ((w, None) for w in weights)
-        rounded = {w.value.name or "": self._rounded(w, spec, ctx, known) for w, known in pairs}
+        rounded = {w.value.name or "": round_weight(w, spec, ctx, known) for w, known in pairs}
         names = [w.value.name or "" for w in weights]
         return {n: found for n in names if (found := rounded[n]) is not None}
 
-    def _rounded(
-        self, weight: weight_grid.Weight, spec: GridSpec, ctx: Context, known: Moments | None
-    ) -> Rounded | None:
-        """The weight rounded; None where it can't be, which is noted, or lies on such a grid already."""
-        name, tensor = weight.value.name or "", weight.value.const_value
-        assert tensor is not None
-        axis = weight.axis if weight.axis is not None or spec.per != "tensor" or spec.group else 0
-        if axis is None:
-            ctx.note(f"weight '{name}' is not rounded: its readers disagree on which axis holds the channels")
+
+def round_weight(weight: weight_grid.Weight, spec: GridSpec, ctx: Context, known: Moments | None) -> Rounded | None:
+    """The weight rounded; None where it can't be, which is noted, or lies on such a grid already."""
+    name, tensor = weight.value.name or "", weight.value.const_value
+    assert tensor is not None
+    axis = weight.axis if weight.axis is not None or spec.per != "tensor" or spec.group else 0
+    if axis is None:
+        ctx.note(f"weight '{name}' is not rounded: its readers disagree on which axis holds the channels")
+        return None
+    array = tensor.numpy()
+    try:
+        if lies_on(weight, array, spec, axis):
             return None
-        array = tensor.numpy()
-        try:
-            if _lies_on(weight, array, spec, axis):
-                return None
-            shape, inputs = array.shape, weight_grid.inputs(weight)
-            own, why = spec_of_weight(spec, shape, axis, inputs, ctx.target.storage)
-            grid = fit(array, axis, own, importance(array, known), inputs=inputs)
-            result = calibrated(array, grid, known) if known is not None else Calibrated(grid.round(array))
-            same = np.array_equal(result.array, array)
-        except (Unreachable, EdgecError) as e:
-            ctx.note(f"weight '{name}' is not rounded: {e}")
-            return None
-        finally:
-            release_tensor(tensor)
-        if why:
-            ctx.note(f"weight '{name}' is rounded otherwise: {why}")
-        if same:
-            grids.write(weight.value, grid)
-            return None
-        shifted = {b.name or "": ir.Tensor(a, name=b.name) for b, a in result.biases.items()}
-        return Rounded(ctx.scratch.tensor(result.array, name), grid, shifted)
+        shape, inputs = array.shape, weight_grid.inputs(weight)
+        own, why = spec_of_weight(spec, shape, axis, inputs, ctx.target.storage)
+        grid = fit(array, axis, own, importance(array, known), inputs=inputs)
+        result = calibrated(array, grid, known) if known is not None else Calibrated(grid.round(array))
+        same = np.array_equal(result.array, array)
+    except (Unreachable, EdgecError) as e:
+        ctx.note(f"weight '{name}' is not rounded: {e}")
+        return None
+    finally:
+        release_tensor(tensor)
+    if why:
+        ctx.note(f"weight '{name}' is rounded otherwise: {why}")
+    if same:
+        grids.write(weight.value, grid)
+        return None
+    shifted = {b.name or "": ir.Tensor(a, name=b.name) for b, a in result.biases.items()}
+    return Rounded(ctx.scratch.tensor(result.array, name), grid, shifted, result.loss)
 
 
-def _lies_on(weight: weight_grid.Weight, array: np.ndarray, spec: GridSpec, axis: int) -> bool:
+def lies_on(weight: weight_grid.Weight, array: np.ndarray, spec: GridSpec, axis: int) -> bool:
     """Whether a weight has been rounded to so few bits already, by us or, 8-bit integers, by anybody."""
     known = grids.read(weight.value)
     if isinstance(known, grids.Grid) and known.bits <= _bits(spec) and known.indices(array) is not None:
@@ -183,7 +187,7 @@ def _spared(
 
     def noise(kept: Sequence[str]) -> float:
         trial = model.clone()
-        _replace(trial, {n: t for n, t in rounded.items() if n not in kept})
+        replace_weights(trial, {n: t for n, t in rounded.items() if n not in kept})
         found = Session(trial).run(inputs)
         release(trial)
         return noise_power(reference, found)
@@ -206,7 +210,8 @@ def _spared(
     return [n for stretch in result.kept for n in stretch.names]
 
 
-def _replace(model: ir.Model, rounded: Mapping[str, Rounded]) -> None:
+def replace_weights(model: ir.Model, rounded: Mapping[str, Rounded]) -> None:
+    """Put rounded weights, and the biases that go with them, in the place of the initializers of these names."""
     for graph in model.graphs():
         for name in graph.initializers.keys() & rounded.keys():
             value = graph.initializers[name]
