@@ -50,8 +50,8 @@ def _exporters(rows: Sequence[harness.Row]) -> list[str]:
     for r in rows:
         network, _, mode = r["model"].rpartition(".")
         if r["tool"].startswith("edgec") and mode in MODES:
-            words = f"{r['parameters']} / {r['MACs']}, {r.get('removed vs masked', '')}"
-            words = r["failed"] if r.get("failed") else words
+            words = f"{r.get('parameters')} / {r.get('MACs')}, {r.get('removed vs masked', '')}"
+            words = str(r["failed"]) if r.get("failed") else words
             found.setdefault((network, r["tool"]), {})[mode] = words
     table = [
         {"model": network, "tool": tool} | {title: made.get(mode) for mode, title in MODES.items()}
