@@ -51,7 +51,7 @@ MODES = ("dynamo", "legacy_dyn", "dynamo_dyn")
 DEFAULT_MODELS = (
     *(f"{name}.legacy" for name in NETWORKS), *FILES, *(f"{name}.{mode}" for mode in MODES for name in NETWORKS),
 )  # fmt: skip
-PATIENCE = 300
+PATIENCE = 120
 """Seconds for a peer."""
 
 
