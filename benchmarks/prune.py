@@ -51,8 +51,6 @@ MODES = ("dynamo", "legacy_dyn", "dynamo_dyn")
 DEFAULT_MODELS = (
     *(f"{name}.legacy" for name in NETWORKS), *FILES, *(f"{name}.{mode}" for mode in MODES for name in NETWORKS),
 )  # fmt: skip
-FOLD = ("fold-constants", "fold-shapes") * 4
-"""Where sizes are worked out at run time (Swin by the legacy exporter), each lets the other one find more."""
 PATIENCE = 120
 """Seconds for a peer."""
 
@@ -62,7 +60,7 @@ def edgec_row(source: Path, shapes: str, mask: str, folder: Path, timed: bool) -
     result, report = folder / "removed.onnx", folder / "report.json"
     program = Path(sys.executable).with_name("edgec")
     command = [str(program), str(source), "-O0", "--target", "onnx", "-q", "--no-latency", "-o", str(result)]
-    command += [a for p in (*FOLD, mask, "remove-channels") for a in ("--pass", p)] + ["--report", str(report)]
+    command += [a for p in (mask, "remove-channels") for a in ("--pass", p)] + ["--report", str(report)]
     row = harness.summary([harness.run(command)])
     if row.get("failed"):
         return row

@@ -190,18 +190,19 @@ def moments(
     partner = dict(zip(layers, reference[1], strict=True)) if reference else {}
     pieces = list(parts(layers, sizes, len({h for _, h in cut}), most))
     done, every = 0, len(pieces) * len(cut)
+    total = sum(samples(feeds) for feeds, _ in cut)
     for part in pieces:
         sources = [Fetcher(model, [v for layer in part for v in layer.reads])]
         if reference:
             sources.append(Fetcher(reference[0], [v for layer in part for v in partner[layer].reads]))
         sums: dict[tuple[tuple[object, ...], bool], _Running] = {}
         for k, (feeds, held) in enumerate(cut):
-            share = _share(feeds, cut)
+            own = samples(feeds)
             got = [s.run(feeds) for s in sources]
             for layer in {x.key: x for x in part}.values():
                 running = sums.setdefault((layer.key, held), _Running(squares or layer.sizes[2] > WIDEST))
                 count = per_layer or _enough(layer.sizes[2])
-                pick = _Picker(feeds, -(-count * share[0] // share[1]), (seed, k))
+                pick = _Picker(feeds, -(-count * own // total), (seed, k))
                 _add(running, layer, partner.get(layer), got, pick)
             done += 1
             if progress is not None:
@@ -267,11 +268,6 @@ def _real(feeds: Feeds, shape: tuple[int, ...]) -> np.ndarray | None:
             if squeezed in (tuple(s for s in mask.shape if s != 1), (mask.size,)) and (mask <= 1).all():
                 return np.flatnonzero(mask)
     return None
-
-
-def _share(feeds: Feeds, cut: Sequence[tuple[Feeds, bool]]) -> tuple[int, int]:
-    """Samples in this run, and in all."""
-    return samples(feeds), sum(samples(f) for f, _ in cut)
 
 
 def _finished(part: Sequence[Layer], sums: Mapping[tuple[tuple[object, ...], bool], _Running]) -> Iterator[Moments]:

@@ -20,7 +20,7 @@ from ..compiler.streaming import Runs
 from .biases import own_bias
 from .weight_grid import Weight
 
-SAMPLES = 512
+SAMPLES = 256
 """Given samples that are looked at: more cost time and teach little."""
 
 LEAST = 1e-4
@@ -60,7 +60,7 @@ def with_moments(model: ir.Model, weights: Sequence[Weight], ctx: Context) -> It
 def _some(runs: Runs) -> Runs:
     """Runs of about `SAMPLES` samples, evenly spread."""
     total = sum(samples(feeds) for feeds in runs)
-    step = max(1, total // SAMPLES)
+    step = -(-total // SAMPLES)
     return runs[::step]
 
 

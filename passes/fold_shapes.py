@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler import graph
+from ..compiler import graph, shapes
 from ..compiler.dims import Dim, Poly
 from ..compiler.passbase import Context, Pass
 from ..compiler.shape_rules import Elements
 from ..compiler.shape_values import ShapeValues, reshape_dims
 from .canonicalize import inline_constant_branches
+from .fold_constants import FoldConstants
 
 END = np.iinfo(np.int64).max
 """As the end of a Slice: everything."""
@@ -31,11 +32,22 @@ class FoldShapes(Pass):
     that Reshape may copy becomes 0, one that follows from the others -1; in Expand, one that stays becomes 1; the end
     of a Slice that is the whole dimension becomes the largest integer. What still depends on a symbol is read off with
     as few nodes as possible. Branches whose condition has become constant are inlined.
+
+    What becomes constant by that is folded, and tells further shapes: round after round, until nothing more is found
+    (a Swin that torch's older exporter wrote takes four).
     """
 
     name: ClassVar[str] = "fold-shapes"
 
     def run(self, model: ir.Model, ctx: Context) -> int:
+        total = count = self._round(model)
+        while count and (folded := FoldConstants().run(model, ctx)):
+            shapes.infer(model)
+            count = self._round(model)
+            total += folded + count
+        return total
+
+    def _round(self, model: ir.Model) -> int:
         values = ShapeValues(model)
         rewrite = _Rewrite(model, values)
         count = 0
