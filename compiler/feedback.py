@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky
 
 from .columns import Columns, columns
 from .grids import Grid, Sparse
@@ -90,6 +89,8 @@ def _fed(errors: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 def _factor(gram: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
     """The order of the inputs, the largest first, and R of H = R D R' in that order."""
+    from scipy.linalg import cholesky  # late: importing it takes longer than compiling a small model
+
     size = gram.shape[-1]
     diagonal = np.einsum("gii->gi", gram)
     order = np.argsort(-diagonal.sum(0), kind="stable")

@@ -21,7 +21,7 @@ from edgec.compiler.weights import Scratch
 from edgec.passes.canonicalize import Canonicalize
 from edgec.passes.pack_weights import PackWeights
 from edgec.passes.round_activations import RoundActivations
-from edgec.passes.round_weights import RoundWeights
+from edgec.passes.round_weights import MIN_SNR, RoundWeights
 
 MODELS = [
     "magika:model.onnx",
@@ -41,7 +41,7 @@ MODELS = [
 ]
 # What the passes promise for all of these, less a decibel for another order of summation.
 HALF_FLOOR = RoundActivations().min_snr - 1
-WEIGHT_FLOOR = RoundWeights().min_snr - 1
+WEIGHT_FLOOR = MIN_SNR - 1
 
 
 def load(name: str) -> tuple[ir.Model, dict[str, np.ndarray]]:
