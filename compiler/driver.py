@@ -124,7 +124,10 @@ def compile(
         _describe(report, model, ref, source)
         with clock("passes"):
             samples = ref.samples
-            context = Context(where, scratch, samples.first, samples.given, runs=samples.runs, labels=samples.labels)
+            context = Context(
+                where, scratch, samples.first, samples.given, runs=samples.runs, labels=samples.labels,
+                max_error=max_error, min_snr=min_snr,
+            )  # fmt: skip
             manager = Manager(context, watched, ref.outputs, ref.other)
             model = manager.run(model, steps)
         report.pipeline, report.passes = [p.spec for p in steps], manager.records

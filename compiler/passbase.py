@@ -36,6 +36,7 @@ class Context:
         seed: for whatever is random; same seed, same output.
         scratch: where new big tensors go, so that they don't stay in memory.
         notes: why something was skipped; shown in the report under the pass that ran.
+        max_error, min_snr: what the user allows the outputs to lose in all, as in `manager.Options`.
     """
 
     target: Target
@@ -46,6 +47,8 @@ class Context:
     runs: Sequence[Mapping[str, np.ndarray]] = ()
     labels: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
+    max_error: float | None = None
+    min_snr: float | None = None
 
     def note(self, why: str) -> None:
         """Say in the report why something was skipped or kept. Repeated notes are kept once."""
@@ -72,9 +75,8 @@ class Pass(abc.ABC):
     @property
     def spec(self) -> str:
         """The spec that makes this pass; options at their default are left out."""
-        changed = [
-            f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        ]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        changed = [f"{n}={'+'.join(map(str, v)) if isinstance(v, tuple) else v}" for n, v in values.items()]
         return self.name + ("{" + ",".join(changed) + "}" if changed else "")
 
 

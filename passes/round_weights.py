@@ -26,6 +26,8 @@ from .noise_search import budget, decibels, noise_power, search
 
 MIN_SNR = 25.0
 """What `min_snr` is by default from 8 bits. Those who ask for fewer know what they may cost."""
+MARGIN = 1.0
+"""By how many dB the outputs must then be better than what --min-snr asks of the whole: the rest is for others."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class RoundWeights(Pass):
             out. By default feedback where inputs are given, else mse.
         min_size: elements from which a weight is rounded; small ones cost accuracy and save nothing.
         min_snr: signal-to-noise ratio that the outputs must keep against the model as it is, in dB; 0: any. By default
-            25 from 8 bits, where most networks keep 30 to 50 dB (at 25 dB an error is 6 % of the signal), else any.
+            25 from 8 bits, where most networks keep 30 to 50 dB (at 25 dB an error is 6 % of the signal), else any;
+            1 dB more than --min-snr where that is more.
     """
 
     name: ClassVar[str] = "round-weights"
@@ -111,7 +114,8 @@ class RoundWeights(Pass):
         if spec is None:
             return 0
         rounded = self._all_rounded(model, weights, spec, ctx)
-        floor = self.min_snr if self.min_snr is not None else MIN_SNR if _bits(spec) >= 8 else 0.0
+        usual = max(MIN_SNR if _bits(spec) >= 8 else 0.0, 0.0 if ctx.min_snr is None else ctx.min_snr + MARGIN)
+        floor = usual if self.min_snr is None else self.min_snr
         for name in _spared(model, rounded, len(weights), floor, spec, ctx) if rounded and floor else ():
             del rounded[name]
         replace_weights(model, rounded)
