@@ -68,7 +68,7 @@ def edgec_row(source: Path, shapes: str, mask: str, folder: Path, timed: bool) -
     masking, removal = said["mask-channels"], said["remove-channels"]
     row["prune s"] = round(masking["seconds"] + removal["seconds"], 2)
     if removal["exact"] is not None:
-        row["removed vs masked"] = f"{removal['exact']['max_rel']:.0e}"
+        row["removed vs masked"] = f"{float(removal['exact']['max_rel']):.0e}"
     row |= checked(source, result, shapes, timed)
     undone = next((p["why"] for p in (masking, removal) if p["status"] == "undone"), None)
     return row | ({"failed": undone[:160]} if undone else {})

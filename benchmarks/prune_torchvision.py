@@ -73,7 +73,7 @@ def edgec(source: Path, folder: Path, masks: Sequence[str]) -> harness.Row:
         "CPU s": round(done.cpu, 1), "MB": round(done.peak_mb), **checked(source, result, "{}"),
     }  # fmt: skip
     if removed["exact"] is not None:
-        found["removed vs masked"] = f"{removed['exact']['max_rel']:.0e}"
+        found["removed vs masked"] = f"{float(removed['exact']['max_rel']):.0e}"
     if removed["status"] != "ok":
         found["failed"] = removed["why"] or f"remove-channels: {removed['status']}"
     return found
