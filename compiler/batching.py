@@ -49,19 +49,27 @@ def _held(samples: int, share: float) -> int:
 
 def free(model: ir.Model, layers: Sequence[Layer], runs: Runs) -> dict[ir.Value, int]:
     """The bytes of what layers read for one sample; nothing where the runs can't be cut into samples."""
+    return one_sample(model, [v for layer in layers for v in layer.reads], runs)
+
+
+def one_sample(model: ir.Model, values: Sequence[ir.Value], runs: Runs) -> dict[ir.Value, int]:
+    """The bytes of each value for one sample; nothing where the runs can't be cut into samples."""
     fixed = any(v.shape is None or not len(v.shape) or isinstance(v.shape[0], int) for v in model.graph.inputs)
     if fixed or any(len({a.shape[0] for a in feeds.values()}) != 1 for feeds in runs):
         return {}
     try:
-        return probed(model, layers, {n: a[:1] for n, a in runs[0].items()})
+        return _bytes(model, values, {n: a[:1] for n, a in runs[0].items()})
     except ModelError:  # the first dimension is declared to be free and isn't
         return {}
 
 
 def probed(model: ir.Model, layers: Sequence[Layer], feeds: Feeds) -> dict[ir.Value, int]:
     """The bytes of each value that layers read, in a run."""
-    found = Fetcher(model, [v for layer in layers for v in layer.reads]).run(feeds)
-    return {v: a.nbytes for v, a in found.items()}
+    return _bytes(model, [v for layer in layers for v in layer.reads], feeds)
+
+
+def _bytes(model: ir.Model, values: Sequence[ir.Value], feeds: Feeds) -> dict[ir.Value, int]:
+    return {v: a.nbytes for v, a in Fetcher(model, values).run(feeds).items()}
 
 
 def parts(layers: Sequence[Layer], sizes: Mapping[ir.Value, int], sets: int, most: int) -> Iterator[list[Layer]]:

@@ -22,7 +22,7 @@ from .cost.records import Analysis
 from .data import Samples
 from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
-from .latency import Shrunk, time_both
+from .latency import Shrunk, has_integers, time_both, time_integers
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
@@ -88,7 +88,8 @@ def compile(
         max_error: largest error of any output against the original model, relative to that output's largest value.
         min_snr: smallest signal-to-noise ratio of any output against the original model, in dB.
         verify: check after each pass that rewrote something, only at the end, or never. The file is proven unless off.
-        latency: where passes removed parts of the model, time it before and after. Not with verify="off".
+        latency: where passes removed parts of the model, or its activations are integers in an ONNX file, time it
+            before and after. Not with verify="off".
         strict: a pass that breaks its promise is an error instead of being undone.
         io: element type of float inputs and outputs of the file, fp32 or fp16.
         opset: ONNX targets: the opset of the file.
@@ -139,7 +140,10 @@ def compile(
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load)
             report.accuracy = report.proof.accuracy
-            if latency and shrunk.model is not None:
+            if latency and where.backend == "onnx" and has_integers(model) and not has_integers(ref.model):
+                with clock("latency"):
+                    time_integers(report, ref.model, model, ref.samples.first)
+            elif latency and shrunk.model is not None:
                 with clock("latency"):
                     time_both(report, ref.model, shrunk.model, ref.samples.first)
         report.peak_bytes, report.versions = peak_bytes(), versions()

@@ -1,4 +1,4 @@
-"""Whether a model that lost channels is faster for it: the original and what is left run in turn in onnxruntime."""
+"""Whether a model is faster for what passes did: the original and what is left run in turn in onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import onnx_ir as ir
 
 from . import process
 from .errors import ModelError
+from .graph import nodes
 from .passbase import Pass
 from .records import Latency, PassRecord, Report
+from .rounding import is_pair
 from .session import Session
 
 BUDGET = 1.0
@@ -47,13 +49,17 @@ class Shrunk:
         self.then(record, model)
 
 
-def compared(original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> Latency:
+def compared(
+    original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray], *, integers: bool = False
+) -> Latency:
     """Median seconds of both, on one thread, onnxruntime optimising both as it does by default; nothing is rounded.
 
+    With `integers`, what is left rounds its activations, and onnxruntime may compute in integers.
     Runs alternate, so that both see the same machine, for about a second in all, three times each at least.
     Raises ModelError where onnxruntime can't run one of them.
     """
-    sessions = [Session(m, threads=1, exact=True, options=_default()) for m in (original, left)]
+    sessions = [Session(original, threads=1, exact=True, options=_default())]
+    sessions.append(Session(left, threads=1, exact=not integers, options=_default(integers)))
     for s in sessions:
         s.run(inputs)
     taken: list[list[float]] = [[], []]
@@ -67,11 +73,32 @@ def compared(original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray
     return Latency(before, after, len(taken[0]))
 
 
-def _default() -> Any:
+def _default(integers: bool = False) -> Any:
     options = process.onnxruntime().SessionOptions()
-    # Weights that are stored packed are unpacked once: else they would be in every run of one of the two.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not integers:
+        # Weights that are stored packed are unpacked once: else they would be in every run of one of the two.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
+
+
+def has_integers(model: ir.Model) -> bool:
+    """Whether activations are rounded to integers."""
+    return any(is_pair(node) for node in nodes(model, "DequantizeLinear"))
+
+
+def time_integers(report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> None:
+    """Write into the report whether integer activations make the model faster; warn where they don't."""
+    try:
+        found = report.latency = compared(original, left, inputs, integers=True)
+    except ModelError as e:
+        report.warnings.append(f"how much time integers save could not be measured: {e}")
+        return
+    if not found.faster:
+        report.warnings.append(
+            f"with integer activations the model is slower than the original here, {found.after / found.before:.2f} "
+            "times: onnxruntime has integer kernels for few operators, and processors without instructions for them "
+            "gain little. Leave quantize-activations out"
+        )
 
 
 def time_both(report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> None:

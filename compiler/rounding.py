@@ -21,6 +21,7 @@ from .graph import (
     attr,
     can_replace,
     fresh_name,
+    initializer,
     insert_before,
     is_const,
     nodes,
@@ -91,9 +92,12 @@ def pair_source(node: ir.Node) -> ir.Value | None:
 
 
 def is_rounded(value: ir.Value) -> bool:
-    """Whether a rounding pair makes `value`, or it is a constant stored in float16."""
+    """Whether float16 holds `value`: a pair of casts makes it, or it is a constant stored in float16.
+
+    What is read back from integers is a product with a scale, of more digits than float16 has.
+    """
     node = value.producer()
-    return node is not None and (is_pair(node) or is_stored_half(node))
+    return node is not None and node.op_type == "Cast" and (is_pair(node) or is_stored_half(node))
 
 
 def is_stored_half(node: ir.Node) -> bool:
@@ -176,13 +180,39 @@ def insert_pair(value: ir.Value, readers: Iterable[ir.Node] | None = None) -> ir
             so does a graph output, which keeps its name.
         readers: nodes that shall read the rounded value.
     """
+    down = ir.Node("", "Cast", [value], [ir.AttrInt64("to", HALF)])
+    up = ir.Node("", "Cast", [down.outputs[0]], [ir.AttrInt64("to", FLOAT)])
+    return _insert(value, down, up, (HALF, "half"), readers)
+
+
+def insert_integers(value: ir.Value, scale: np.ndarray, zero: np.ndarray, readers: Iterable[ir.Node]) -> ir.Value:
+    """Make `readers` read `value` rounded to (q - zero) · scale, q an integer of zero's type; returns the rounded one.
+
+    Args:
+        value: as for `insert_pair`.
+        scale: float32, rank 0.
+        zero: the zero point, rank 0; integers of its type are stored.
+        readers: nodes that shall read the rounded value.
+    """
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    step = initializer(graph, scale, f"{value.name}__scale")
+    start = initializer(graph, zero, f"{value.name}__zero")
+    down = ir.Node("", "QuantizeLinear", [value, step, start])
+    up = ir.Node("", "DequantizeLinear", [down.outputs[0], step, start])
+    assert start.dtype is not None
+    return _insert(value, down, up, (start.dtype, "integer"), readers)
+
+
+def _insert(
+    value: ir.Value, down: ir.Node, up: ir.Node, stored: tuple[ir.DataType, str], readers: Iterable[ir.Node] | None
+) -> ir.Value:
+    """Put a pair behind `value`; `stored` is the type in between, and what to call it."""
     graph, maker = value.graph, value.producer()
     assert isinstance(graph, ir.Graph)
     chosen = None if readers is None else set(readers)
-    down = ir.Node("", "Cast", [value], [ir.AttrInt64("to", HALF)])
-    up = ir.Node("", "Cast", [down.outputs[0]], [ir.AttrInt64("to", FLOAT)])
     rounded = up.outputs[0]
-    for node, kind, tag in ((down, HALF, "half"), (up, FLOAT, "rounded")):
+    for node, (kind, tag) in ((down, stored), (up, (FLOAT, "rounded"))):
         out = node.outputs[0]
         node.name = out.name = fresh_name(graph, f"{value.name}__{tag}")
         out.dtype, out.shape = kind, value.shape

@@ -71,6 +71,8 @@ class Target:
         opset: Core ML: the name of the MIL opset (`CoreML5` … `CoreML9`).
         weight_bits: integer types that the target stores natively, dequantised while loading or running.
         storage: all packed forms of a weight that it stores.
+        activation_bits: integer types that activations can be rounded to. Sources: coremltools 9.0,
+            `ops/defs/iOS17/quantization_ops.py`; for ONNX, what onnxruntime 1.32 runs, by the tests.
         float16: whether computing in float16 is the target's default.
         attention: whether the target has a fused scaled-dot-product attention.
         fp16_rnn: whether recurrent operators accept float16 (iOS 17 and later).
@@ -86,6 +88,7 @@ class Target:
     opset: str = ""
     weight_bits: tuple[int, ...] = ()
     storage: Storage = Storage()
+    activation_bits: tuple[int, ...] = ()
     float16: bool = False
     attention: bool = False
     fp16_rnn: bool = True
@@ -111,9 +114,9 @@ TARGETS: dict[str, Target] = {
     for t in (
         _ios(15, 6, "CoreML5", fp16_rnn=False, fp16_io=False),
         _ios(16, 7, "CoreML6", weight_bits=(8,), storage=IOS16, fp16_rnn=False),
-        _ios(17, 8, "CoreML7", weight_bits=(8,), storage=IOS16),
-        _ios(18, 9, "CoreML8", weight_bits=(4, 8), storage=IOS18, attention=True),
-        _ios(26, 10, "CoreML9", weight_bits=(4, 8), storage=IOS18, attention=True),
+        _ios(17, 8, "CoreML7", weight_bits=(8,), storage=IOS16, activation_bits=(8,)),
+        _ios(18, 9, "CoreML8", weight_bits=(4, 8), storage=IOS18, activation_bits=(8,), attention=True),
+        _ios(26, 10, "CoreML9", weight_bits=(4, 8), storage=IOS18, activation_bits=(8,), attention=True),
         Target(
             "onnx",
             "onnx",
@@ -121,6 +124,7 @@ TARGETS: dict[str, Target] = {
             "ONNX model for any runtime",
             weight_bits=(2, 4, 8),
             storage=ANY_ONNX,
+            activation_bits=(4, 8, 16),
             attention=True,
         ),
     )

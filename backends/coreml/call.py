@@ -25,6 +25,14 @@ class Unlowered(Exception):
         self.why = why
 
 
+def only_rounded(value: ir.Value) -> bool:
+    """Whether nobody sees `value` before it is rounded to float16."""
+    if value.is_graph_output():
+        return False
+    users = [node for node, _ in value.uses()]
+    return all(n.op_type == "Cast" and n.attributes["to"].value == ir.DataType.FLOAT16 for n in users)
+
+
 class Call:
     """One node: inputs as MIL variables in the node's precision, attributes, and the operators to lower it with."""
 

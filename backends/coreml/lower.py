@@ -16,7 +16,7 @@ from ...compiler.backend import EmitOptions
 from ...compiler.errors import Missing, UnsupportedOp
 from ...compiler.targets import Target
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
-from .call import Call, Unlowered
+from .call import Call, Unlowered, only_rounded
 from .checks import FLOATS, MAX_RANK, check_attributes, check_input, check_output, check_values, is_static
 from .constants import Constant, of_value
 from .interface import Interface
@@ -200,7 +200,7 @@ class Lowering:
             return True
         if not inputs or not all(self.rounded(v) for v in inputs):
             return False
-        return row.exact or all(_only_rounded(o) for o in outputs)
+        return row.exact or all(only_rounded(o) for o in outputs)
 
     # Results
 
@@ -249,14 +249,6 @@ class Lowering:
             if value.const_value is not None and value.dtype == ir.DataType.STRING and value.uses():
                 self.missing.append(Missing("", f"initializer '{value.name}'", "Core ML has no strings"))
                 self._slots[value] = Slot()
-
-
-def _only_rounded(value: ir.Value) -> bool:
-    """Whether nobody sees `value` before it is rounded to float16."""
-    if value.is_graph_output():
-        return False
-    users = [node for node, _ in value.uses()]
-    return all(n.op_type == "Cast" and n.attributes["to"].value == ir.DataType.FLOAT16 for n in users)
 
 
 def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:

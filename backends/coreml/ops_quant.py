@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .build import F32, I32, Slot, Var
-from .call import Call
+from ...compiler.rounding import HALF_NORMAL
+from .build import F16, F32, I32, Slot, Var
+from .call import Call, only_rounded
 from .checks import FLOATS
-from .constants import Affine
+from .constants import Affine, Constant
 from .ops_packed import dequantised
 from .packed import Packed
 from .registry import lowers
@@ -47,14 +48,20 @@ def _dequantize(c: Call) -> Any:
         if zero is not None and not zero.any():
             zero = None
         scalar = c.shape(1) in ((), (1,))
+        kind_of_scale = F16 if only_rounded(c.node.outputs[0]) and _is_half(c.const(1)) else F32
         return c.op(
-            "dequantize", input=slot.packed, scale=_vector(c.array(1).astype(np.float32), scalar),
+            "dequantize", input=slot.packed, scale=_vector(c.array(1).astype(kind_of_scale), scalar),
             zero_point=None if zero is None else _vector(zero.astype(_NATIVE[kind]), scalar),
             axis=None if scalar else np.int32(axis))  # fmt: skip
     x = c.as_float(0)
     if c.has(2):
         x = c.op("sub", x=x, y=_along(c, 2, axis, block))
     return c.op("mul", x=x, y=_along(c, 1, axis, block))
+
+
+def _is_half(scale: Constant) -> bool:
+    """Whether float16 holds scales in full precision: what is smaller is zero on some processors."""
+    return scale.is_float16() and bool((np.abs(scale.numpy()) >= HALF_NORMAL).all())
 
 
 def _vector(array: np.ndarray, scalar: bool) -> Any:
@@ -104,9 +111,10 @@ def _quantize(c: Call) -> Slot:
     if c.version >= 17 and kind in _NATIVE and c.is_const(1) and zero_known and not c.attr("block_size", 0):
         scalar = c.shape(1) in ((), (1,))
         zero = c.array(2) if c.has(2) and c.array(2).any() else None
-        scale = c.array(1).astype(np.float32)
+        x = c.native() if _is_half(c.const(1)) else c.as_float32(0)
+        scale = c.array(1).astype(c.builder.dtype(x))
         packed = c.op(
-            "quantize", input=c.as_float32(0), scale=_vector(scale, scalar),
+            "quantize", input=x, scale=_vector(scale, scalar),
             zero_point=None if zero is None else _vector(zero, scalar), output_dtype=_NATIVE[kind],
             axis=None if scalar else np.int32(axis))  # fmt: skip
         return Slot(packed=packed, other=c.cast(packed, I32))
