@@ -50,6 +50,15 @@ class Context:
     max_error: float | None = None
     min_snr: float | None = None
 
+    def measured(self, who: str, what: str) -> Sequence[Mapping[str, np.ndarray]]:
+        """All sets of inputs, for what the option `what` of the pass `who` measures. Raises UsageError without any."""
+        runs = self.runs or ((self.inputs,) if self.inputs else ())
+        if not runs:
+            raise UsageError(f"pass {who}: {what} needs inputs to run the model with; give --inputs")
+        if not self.given:
+            self.note(f"{what}: measured on synthesised inputs; real ones, with --inputs, tell more")
+        return runs
+
     def note(self, why: str) -> None:
         """Say in the report why something was skipped or kept. Repeated notes are kept once."""
         if why not in self.notes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from ..compiler.blocks.find import Block, residual_blocks
@@ -16,7 +15,6 @@ from ..compiler.blocks.scores import Skipping, by_similarity, by_weights, greedy
 from ..compiler.blocks.silence import Loud, Use, silence, silencing
 from ..compiler.channels.clock import Clock, device_of
 from ..compiler.cost.sizes import Sizes
-from ..compiler.errors import UsageError
 from ..compiler.passbase import Context, Pass
 
 BY = ("weights", "similarity", "output")
@@ -114,14 +112,10 @@ class MaskBlocks(Pass):
             return bool(self.count) or share(chosen) - self.ratio <= max(NEAR, self.ratio - share(chosen[:-1]))
 
         if self.by == "output":
-            return greedy(Skipping(model, blocks, self._runs(ctx)), len(blocks), enough, fits)
-        scores = by_weights(model, blocks) if self.by == "weights" else by_similarity(model, blocks, self._runs(ctx))
+            return greedy(Skipping(model, blocks, ctx.measured(self.name, f"by={self.by}")), len(blocks), enough, fits)
+        scores = (
+            by_weights(model, blocks)
+            if self.by == "weights"
+            else by_similarity(model, blocks, ctx.measured(self.name, f"by={self.by}"))
+        )
         return least(scores, enough, fits)
-
-    def _runs(self, ctx: Context) -> Sequence[Mapping[str, np.ndarray]]:
-        runs = ctx.runs or ((ctx.inputs,) if ctx.inputs else ())
-        if not runs:
-            raise UsageError(f"pass {self.name}: by={self.by} needs inputs to run the model with; give --inputs")
-        if not ctx.given:
-            ctx.note(f"by={self.by}: measured on synthesised inputs; real ones, with --inputs, tell more")
-        return runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +23,6 @@ from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import mask
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
 from ..compiler.channels.width import WIDTHS, coupled
-from ..compiler.errors import UsageError
 from ..compiler.passbase import Context, Pass
 
 OF = ("channels", "parameters", "bytes", "macs", "time")
@@ -127,26 +125,20 @@ class MaskChannels(Pass):
         if self.by in WEIGHTS:
             return element_scores(coupling, found, self.by)
         if self.by in LOSS:
-            runs = self._runs(ctx, f"by={self.by}")
+            runs = ctx.measured(self.name, f"by={self.by}")
             return gradient_scores(model, coupling, found, self.by, runs, ctx.labels, ctx.seed, ctx.note)
         plain = element_scores(coupling, found, "l2")
-        return activation_scores(model, coupling, found, self.by, self._runs(ctx, f"by={self.by}"), plain, ctx.seed)
+        return activation_scores(
+            model, coupling, found, self.by, ctx.measured(self.name, f"by={self.by}"), plain, ctx.seed
+        )
 
     def _apply(self, model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, ctx: Context) -> int:
         original = model.clone() if self.compensate else None
         changed = mask(model, coupling, found, dead, ctx.scratch)
         if original is not None and changed:
-            fitted = compensate(model, original, self._runs(ctx, "compensate"), ctx.seed, ctx.scratch)
+            fitted = compensate(model, original, ctx.measured(self.name, "compensate"), ctx.seed, ctx.scratch)
             ctx.note(f"layers that were fitted to what they computed before: {len(fitted)}")
         return changed
-
-    def _runs(self, ctx: Context, what: str) -> Sequence[Mapping[str, np.ndarray]]:
-        runs = ctx.runs or ((ctx.inputs,) if ctx.inputs else ())
-        if not runs:
-            raise UsageError(f"pass {self.name}: {what} needs inputs to run the model with; give --inputs")
-        if not ctx.given:
-            ctx.note(f"{what}: measured on synthesised inputs; real ones, with --inputs, tell more")
-        return runs
 
 
 def _allowed(p: MaskChannels, coupling: Coupling, found: Solution, every: Units, ctx: Context) -> Flags:

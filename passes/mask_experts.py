@@ -18,7 +18,6 @@ from ..compiler.channels.importance import element_scores
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import mask, replace_tensor
 from ..compiler.channels.solve import Solution, solve
-from ..compiler.errors import UsageError
 from ..compiler.graph import const, producer
 from ..compiler.passbase import Context, Pass
 
@@ -82,7 +81,7 @@ class MaskExperts(Pass):
         self, model: ir.Model, coupling: Coupling, found: Solution, every: Sequence[Router], ctx: Context
     ) -> list[np.ndarray]:
         if self.by == "gates":
-            return usage(model, every, self._runs(ctx)) if every else []
+            return usage(model, every, ctx.measured(self.name, f"by={self.by}")) if every else []
         totals = element_scores(coupling, found, "l2")
         made = []
         for r in every:
@@ -94,14 +93,6 @@ class MaskExperts(Pass):
                     own[e] += float(np.linalg.norm(np.asarray(const(use.node.inputs[use.index]), np.float32)))
             made.append(own)
         return made
-
-    def _runs(self, ctx: Context) -> Sequence[Mapping[str, np.ndarray]]:
-        runs = ctx.runs or ((ctx.inputs,) if ctx.inputs else ())
-        if not runs:
-            raise UsageError(f"pass {self.name}: by={self.by} needs inputs to run the model with; give --inputs")
-        if not ctx.given:
-            ctx.note(f"by={self.by}: measured on synthesised inputs; real ones, with --inputs, tell more")
-        return runs
 
 
 def _masked(

@@ -13,7 +13,6 @@ from scipy.linalg import LinAlgError
 
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.cost import parameters
-from ..compiler.errors import UsageError
 from ..compiler.graph import const
 from ..compiler.grids import Grid, Sparse
 from ..compiler.linear_layers import Layer, linear_layers
@@ -143,11 +142,7 @@ class MaskWeights(Pass):
         """Each weight, with the moments of its inputs where they are needed and known."""
         left = dict(layers)
         if self.by != "magnitude":
-            runs = ctx.runs or ((ctx.inputs,) if ctx.inputs else ())
-            if not runs:
-                raise UsageError(f"pass {self.name}: by={self.by} needs inputs to run the model with; give --inputs")
-            if not ctx.given:
-                ctx.note(f"by={self.by}: measured on synthesised inputs; real ones, with --inputs, tell more")
+            runs = ctx.measured(self.name, f"by={self.by}")
             uses = [x for x in linear_layers(model, self.min_size) if x.weight in layers and not x.counted]
             simple = self.by == "wanda" or most == ALL
             for found in moments(model, uses, runs, held_out=0, squares=simple, most=most, seed=ctx.seed):

@@ -13,7 +13,6 @@ from scipy.linalg import LinAlgError, cholesky, eigh, qr
 
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.cost import parameters, weight_bytes
-from ..compiler.errors import UsageError
 from ..compiler.linear_layers import linear_layers
 from ..compiler.passbase import Context, Pass
 from ..compiler.statistics import Moments, Sums, moments
@@ -124,11 +123,7 @@ class TruncateRank(Pass):
         """What each weight loses at each rank."""
         left = {c.value: c for c in found}
         if self.by == "activations":
-            runs = ctx.runs or ((ctx.inputs,) if ctx.inputs else ())
-            if not runs:
-                raise UsageError(f"pass {self.name}: by=activations needs inputs to run the model with; give --inputs")
-            if not ctx.given:
-                ctx.note("by=activations: measured on synthesised inputs; real ones, with --inputs, tell more")
+            runs = ctx.measured(self.name, "by=activations")
             layers = [layer for layer in linear_layers(model, self.min_size) if layer.weight in left]
             for seen in moments(model, layers, runs, held_out=0, seed=ctx.seed):
                 if not seen.shared and seen.weight in left and seen.layer.sizes[0] == 1:
