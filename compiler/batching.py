@@ -27,6 +27,11 @@ def samples(feeds: Feeds) -> int:
     return max((a.shape[0] for a in feeds.values() if a.ndim), default=1)
 
 
+def spread(runs: Runs, most: int) -> Runs:
+    """Runs of about `most` samples, evenly spread."""
+    return runs[:: max(1, -(-sum(samples(feeds) for feeds in runs) // most))]
+
+
 def batches(model: ir.Model, runs: Runs, held_out: float, sizes: Mapping[ir.Value, int]) -> list[tuple[Feeds, bool]]:
     """The runs, cut into batches that are small enough, and whether each is held out; `sizes` of one sample."""
     counts = [samples(feeds) for feeds in runs] if sizes else [1] * len(runs)

@@ -22,7 +22,7 @@ from .cost.records import Analysis
 from .data import Samples
 from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
-from .latency import Shrunk, has_integers, time_both, time_integers
+from .latency import Shrunk, has_integers, time_change
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
@@ -142,10 +142,10 @@ def compile(
             report.accuracy = report.proof.accuracy
             if latency and where.backend == "onnx" and has_integers(model) and not has_integers(ref.model):
                 with clock("latency"):
-                    time_integers(report, ref.model, model, ref.samples.first)
+                    time_change(report, ref.model, model, ref.samples.first, "integers")
             elif latency and shrunk.model is not None:
                 with clock("latency"):
-                    time_both(report, ref.model, shrunk.model, ref.samples.first)
+                    time_change(report, ref.model, shrunk.model, ref.samples.first, "pruning")
         report.peak_bytes, report.versions = peak_bytes(), versions()
         if report.proof is not None and not report.proof.ok:
             raise VerifyFailed(proof.failure(report), report)

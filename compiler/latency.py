@@ -86,30 +86,24 @@ def has_integers(model: ir.Model) -> bool:
     return any(is_pair(node) for node in nodes(model, "DequantizeLinear"))
 
 
-def time_integers(report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> None:
-    """Write into the report whether integer activations make the model faster; warn where they don't."""
-    try:
-        found = report.latency = compared(original, left, inputs, integers=True)
-    except ModelError as e:
-        report.warnings.append(f"how much time integers save could not be measured: {e}")
-        return
-    if not found.faster:
-        report.warnings.append(
-            f"with integer activations the model is slower than the original here, {found.after / found.before:.2f} "
-            "times: onnxruntime has integer kernels for few operators, and processors without instructions for them "
-            "gain little. Leave quantize-activations out"
-        )
+SLOWER = {
+    "pruning": "what pruning left is slower than the original here, {times:.2f} times: axes whose lengths are no "
+    "multiples of 8 or 16 can cost more than they save; give mask-channels a larger `align`",
+    "integers": "with integer activations the model is slower than the original here, {times:.2f} times: onnxruntime "
+    "has integer kernels for few operators, and processors without instructions for them gain little. "
+    "Leave quantize-activations out",
+}
+"""What to say where a change that was made for speed made the model slower."""
 
 
-def time_both(report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray]) -> None:
-    """Write into the report what `compared` finds; warn where the smaller model is the slower one."""
+def time_change(
+    report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray], change: str
+) -> None:
+    """Write into the report what `compared` finds; warn where `change`, a key of `SLOWER`, made the model slower."""
     try:
-        found = report.latency = compared(original, left, inputs)
+        found = report.latency = compared(original, left, inputs, integers=change == "integers")
     except ModelError as e:
-        report.warnings.append(f"how much time pruning saves could not be measured: {e}")
+        report.warnings.append(f"how much time is saved by {change} could not be measured: {e}")
         return
     if not found.faster:
-        report.warnings.append(
-            f"what pruning left is slower than the original here, {found.after / found.before:.2f} times: axes whose "
-            "lengths are no multiples of 8 or 16 can cost more than they save; give mask-channels a larger `align`"
-        )
+        report.warnings.append(SLOWER[change].format(times=found.after / found.before))

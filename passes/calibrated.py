@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.batching import samples
+from ..compiler.batching import spread
 from ..compiler.errors import UsageError
 from ..compiler.feedback import choose
 from ..compiler.graph import const
@@ -16,7 +16,6 @@ from ..compiler.grids import Grid
 from ..compiler.linear_layers import linear_layers
 from ..compiler.passbase import Context
 from ..compiler.statistics import Moments, moments
-from ..compiler.streaming import Runs
 from .biases import own_bias
 from .weight_grid import Weight
 
@@ -48,20 +47,13 @@ def with_moments(model: ir.Model, weights: Sequence[Weight], ctx: Context) -> It
     wanted = {w.value: w for w in weights}
     layers = [layer for layer in linear_layers(model) if layer.weight in wanted]
     try:
-        for known in moments(model, layers, _some(ctx.runs or (ctx.inputs,)), seed=ctx.seed):
+        for known in moments(model, layers, spread(ctx.runs or (ctx.inputs,), SAMPLES), seed=ctx.seed):
             if not known.shared:
                 yield wanted.pop(known.weight), known
     except UsageError as e:
         ctx.note(f"{len(wanted)} weights are rounded without the given inputs: {e}")
     for weight in wanted.values():
         yield weight, None
-
-
-def _some(runs: Runs) -> Runs:
-    """Runs of about `SAMPLES` samples, evenly spread."""
-    total = sum(samples(feeds) for feeds in runs)
-    step = -(-total // SAMPLES)
-    return runs[::step]
 
 
 def importance(array: np.ndarray, known: Moments | None) -> np.ndarray | None:

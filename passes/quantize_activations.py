@@ -9,12 +9,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.batching import samples
+from ..compiler.batching import spread
 from ..compiler.histograms import histograms
 from ..compiler.passbase import Context, Pass
 from ..compiler.rounding import insert_integers, insert_pair
 from ..compiler.session import Session
-from ..compiler.streaming import Runs
 from ..compiler.targets import TARGETS
 from ..compiler.weights import release
 from . import half
@@ -99,7 +98,7 @@ class QuantizeActivations(Pass):
         """The levels of each value, by name. What only places the numbers of another value has the levels of that."""
         among = set(values)
         origins = {v: origin(v, among) for v in values}
-        counted = histograms(model, list(dict.fromkeys(origins.values())), _some(ctx.runs or (ctx.inputs,)))
+        counted = histograms(model, list(dict.fromkeys(origins.values())), spread(ctx.runs or (ctx.inputs,), SAMPLES))
         release(model)
         symmetric = self.symmetric if self.symmetric is not None else ctx.target.backend == "coreml"
         made: dict[ir.Value, Levels] = {}
@@ -164,8 +163,3 @@ def _in_half(value: ir.Value) -> bool:
             return False
         stack += [v for _, v in half.data_inputs(node)]
     return True
-
-
-def _some(runs: Runs) -> Runs:
-    """Runs of about `SAMPLES` samples, evenly spread."""
-    return runs[:: max(1, sum(samples(feeds) for feeds in runs) // SAMPLES)]
