@@ -22,8 +22,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec import load
-from edgec.compiler.gridfit import GridSpec, fit
 from edgec.compiler.passbase import Context
+from edgec.compiler.quantization.gridfit import GridSpec, fit
 from edgec.compiler.targets import find_target
 from edgec.compiler.weights import Scratch
 from edgec.passes import weight_grid

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 import onnx_ir as ir
 
-from .bits import pack_bits
+from .quantization.bits import pack_bits
 
 SMALL = 1024
 """Bytes up to which a tensor is kept inline: shape inference and constant folding want to see small ones."""

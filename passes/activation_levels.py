@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.histograms import Histogram
+from ..compiler.calibration.histograms import Histogram
 
 Rule = Literal["mse", "minmax", "percentile", "entropy"]
 

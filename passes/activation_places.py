@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..compiler.graph import attr, is_const, sole_user, users
-from ..compiler.packed import decoders
+from ..compiler.quantization.packed import decoders
 from ..compiler.rounding import FLOAT, HALF, is_stored_half, pair_source
 from .half import VIEWS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..compiler.calibration.linear_layers import Layer
+from ..compiler.calibration.statistics import Sums
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.graph import attr, const, is_const, rank, sole_user, used_once
-from ..compiler.linear_layers import Layer
-from ..compiler.statistics import Sums
 from ..compiler.weights import Scratch
 
 

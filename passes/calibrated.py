@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.batching import spread
+from ..compiler.calibration.batching import spread
+from ..compiler.calibration.linear_layers import linear_layers
+from ..compiler.calibration.statistics import Moments, moments
 from ..compiler.errors import UsageError
-from ..compiler.feedback import choose
 from ..compiler.graph import const
-from ..compiler.grids import Grid
-from ..compiler.linear_layers import linear_layers
 from ..compiler.passbase import Context
-from ..compiler.statistics import Moments, moments
+from ..compiler.quantization.feedback import choose
+from ..compiler.quantization.grids import Grid
 from .biases import own_bias
 from .weight_grid import Weight
 

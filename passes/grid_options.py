@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import gcd
 
-from ..compiler.gridfit import GridSpec
-from ..compiler.points import FORMATS
+from ..compiler.quantization.gridfit import GridSpec
+from ..compiler.quantization.points import FORMATS
 from ..compiler.targets import TARGETS, Storage, Target
 
 SCHEMES = ("affine", "table", "ternary", "binary", *FORMATS)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.grids import Affine, Grid, NumberFormat, Sparse, Table
-from ..compiler.points import along, row_blocks
+from ..compiler.quantization.grids import Affine, Grid, NumberFormat, Sparse, Table
+from ..compiler.quantization.points import along, row_blocks
 from ..compiler.targets import Storage
 
 MOST = 256

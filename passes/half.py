@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, producer, rank, subgraphs
 from ..compiler.ops import EXACT
-from ..compiler.packed import unpacks
+from ..compiler.quantization.packed import unpacks
 from ..compiler.rounding import HALF_MAX, HALF_TINY, is_pair, is_rounded
 
 FLOAT = ir.DataType.FLOAT

@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from scipy.linalg import LinAlgError
 
+from ..compiler.calibration.linear_layers import Layer, linear_layers
+from ..compiler.calibration.statistics import Sums, moments
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.cost import parameters
 from ..compiler.graph import const
-from ..compiler.grids import Grid, Sparse
-from ..compiler.linear_layers import Layer, linear_layers
 from ..compiler.passbase import Context, Pass
-from ..compiler.statistics import Sums, moments
+from ..compiler.quantization.grids import Grid, Sparse
 from ..compiler.weights import release_tensor
 from .biases import about_mean, make_up
 from .weight_masks import Pattern, counts, repaired, spread_over

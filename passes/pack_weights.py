@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler import grids
 from ..compiler.graph import const_tensor, graphs, nodes
 from ..compiler.passbase import Context, Pass
+from ..compiler.quantization import grids
 from ..compiler.targets import TARGETS, Target
 from ..compiler.weights import release_tensor
 from . import weight_grid as linear

@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from ..compiler import grids
 from ..compiler.cost import constants
-from ..compiler.gridfit import GridSpec
 from ..compiler.passbase import Context, Pass
+from ..compiler.quantization import grids
+from ..compiler.quantization.gridfit import GridSpec
 from ..compiler.weights import Scratch, release_tensor
 from . import weight_grid
 from .bit_budget import Curve, Path, Plan, noise, size, size_of_bits, uniform

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.batching import spread
-from ..compiler.histograms import histograms
+from ..compiler.calibration.batching import spread
+from ..compiler.calibration.histograms import histograms
 from ..compiler.passbase import Context, Pass
 from ..compiler.rounding import insert_integers, insert_pair
 from ..compiler.session import Session

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compiler.linear_layers import Layer
-from ..compiler.statistics import Sums
+from ..compiler.calibration.linear_layers import Layer
+from ..compiler.calibration.statistics import Sums
 from .low_rank import Candidate, Split
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.graph import attr, const, const_tensor, fresh_name, initializer, insert_before, nodes, shape
-from ..compiler.packed import decoders
 from ..compiler.passbase import Context, Pass
+from ..compiler.quantization.packed import decoders
 from ..compiler.rounding import HALF_MAX, HALF_TINY, insert_pair, is_rounded, to_half
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise

@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler import grids
+from ..compiler.calibration.statistics import Moments
 from ..compiler.errors import EdgecError
-from ..compiler.gridfit import GridSpec, fit
 from ..compiler.passbase import Context, Pass
-from ..compiler.points import FORMATS
-from ..compiler.scales import Unreachable
+from ..compiler.quantization import grids
+from ..compiler.quantization.gridfit import GridSpec, fit
+from ..compiler.quantization.points import FORMATS
+from ..compiler.quantization.scales import Unreachable
 from ..compiler.session import Session
-from ..compiler.statistics import Moments
 from ..compiler.synthesis import synthesise
 from ..compiler.weights import release, release_tensor
 from . import weight_grid

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.batching import samples
-from ..compiler.feedback import centred
-from ..compiler.gridfit import GridSpec
+from ..compiler.calibration.batching import samples
+from ..compiler.calibration.statistics import Moments
+from ..compiler.calibration.streaming import Runs
 from ..compiler.numerics import Meter, looks_like_logits
 from ..compiler.passbase import Context
+from ..compiler.quantization.feedback import centred
+from ..compiler.quantization.gridfit import GridSpec
 from ..compiler.session import Session
-from ..compiler.statistics import Moments
-from ..compiler.streaming import Runs
 from ..compiler.synthesis import synthesise
 from ..compiler.verify import Comparison
 from ..compiler.weights import Scratch, release, release_tensor

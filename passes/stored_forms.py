@@ -1,7 +1,7 @@
 """How a weight is stored: constants, and the operators that make the dense weight of them again.
 
-A grid (compiler/grids.py) and its indices become a small tree of operators; what a target does not store is not made.
-docs/storage.md shows the forms.
+A grid (compiler/quantization/grids.py) and its indices become a small tree of operators; what a target does not store
+is not made. docs/storage.md shows the forms.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from ..compiler import functions
 from ..compiler import graph as g
-from ..compiler.bits import pack_bits
-from ..compiler.grids import Affine, Grid, NumberFormat, Sparse, Table
-from ..compiler.points import FORMATS
+from ..compiler.quantization.bits import pack_bits
+from ..compiler.quantization.grids import Affine, Grid, NumberFormat, Sparse, Table
+from ..compiler.quantization.points import FORMATS
 from ..compiler.targets import Storage
 from ..compiler.weights import Scratch
 

@@ -11,11 +11,11 @@ import numpy as np
 import onnx_ir as ir
 from scipy.linalg import LinAlgError, cholesky, eigh, qr
 
+from ..compiler.calibration.linear_layers import linear_layers
+from ..compiler.calibration.statistics import Moments, Sums, moments
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.cost import parameters, weight_bytes
-from ..compiler.linear_layers import linear_layers
 from ..compiler.passbase import Context, Pass
-from ..compiler.statistics import Moments, Sums, moments
 from ..compiler.weights import release_tensor
 from . import rank_budget
 from .biases import about_mean, make_up

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler import graph as g
-from ..compiler.packed import dense, lacks, newer, roots
 from ..compiler.passbase import Context, Pass
+from ..compiler.quantization.packed import dense, lacks, newer, roots
 from ..compiler.targets import TARGETS, Storage
 from .pack_weights import replace, smallest
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from coremlpack import Package, compile_package, parse
-from edgec.compiler import grids, shapes
-from edgec.compiler.grids import Affine, Grid, NumberFormat, Sparse, Table
+from edgec.compiler import shapes
+from edgec.compiler.quantization import grids
+from edgec.compiler.quantization.grids import Affine, Grid, NumberFormat, Sparse, Table
 from edgec.formats.mlpackage import open_package
 from edgec.frontends.coreml.check import check as faults
 from edgec.frontends.coreml.lifter import main_function

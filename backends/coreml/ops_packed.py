@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.bits import unpack_bits
 from ...compiler.functions import DECODERS
+from ...compiler.quantization.bits import unpack_bits
 from .build import F16, Slot
 from .call import Call
 from .constants import Constant

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...compiler.bits import pack_bits
+from ...compiler.quantization.bits import pack_bits
 from .constants import Affine, spread
 from .packed import Packed, Shift
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..calibration.streaming import Fetcher, Runs, places, windows
 from ..graph import attr, const, is_const, rank, sole_user
-from ..streaming import Fetcher, Runs, places, windows
 from .coupling import Coupling
 from .importance import add_relative
 from .solve import Solution

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from ..calibration.streaming import Runs
 from ..graph import const
-from ..streaming import Runs
 from ..weights import Scratch
 from .activations import ROWS, Reader, fetched, parts, readers
 from .shrink import replace_tensor

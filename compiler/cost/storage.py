@@ -9,8 +9,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from .. import disk, packed
+from .. import disk
 from ..graph import attr, graphs, is_const, nodes, static_shape
+from ..quantization import packed
 from ..records import Stats
 from ..rounding import is_pair, is_stored_half
 from .walk import macs

@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .. import dims as d
-from .. import packed
 from ..dims import Dim
 from ..graph import attr, const_tensor, static_shape, subgraphs
+from ..quantization import packed
 from ..session import Session
 from .products import operator
 from .records import Layer

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ...compiler.bits import pack_bits, unpack_bits
 from ...compiler.errors import ModelError
+from ...compiler.quantization.bits import pack_bits, unpack_bits
 from ...formats import coremlproto
 from ...formats.mlpackage import Blob, Package
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layercases import build
 
-from edgec.compiler import batching, histograms
-from edgec.compiler.histograms import HALF, Histogram
+from edgec.compiler.calibration import batching, histograms
+from edgec.compiler.calibration.histograms import HALF, Histogram
 from edgec.passes.activation_levels import KINDS, Levels, levels, made
 from passcheck import load
 

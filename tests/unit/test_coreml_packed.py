@@ -29,11 +29,12 @@ from packedforms import (
 import edgec
 from coremlpack import parse
 from edgec.backends.coreml import BACKEND
-from edgec.compiler import grids, shapes
+from edgec.compiler import shapes
 from edgec.compiler.backend import EmitOptions
 from edgec.compiler.compilation import Compilation
 from edgec.compiler.errors import VerifyFailed
-from edgec.compiler.grids import Affine, Grid, Sparse, Table
+from edgec.compiler.quantization import grids
+from edgec.compiler.quantization.grids import Affine, Grid, Sparse, Table
 from edgec.compiler.targets import find_target
 from edgec.formats.mlpackage import open_package
 from edgec.frontends.coreml import load

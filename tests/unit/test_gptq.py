@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layercases import LAYERS, build
 
-from edgec.compiler.columns import columns
-from edgec.compiler.feedback import centred, choose, feedback
-from edgec.compiler.gridfit import GridSpec, fit
-from edgec.compiler.grids import Grid, Sparse
-from edgec.compiler.linear_layers import Layer, linear_layers
-from edgec.compiler.statistics import Moments, Sums, moments
+from edgec.compiler.calibration.linear_layers import Layer, linear_layers
+from edgec.compiler.calibration.statistics import Moments, Sums, moments
+from edgec.compiler.quantization.columns import columns
+from edgec.compiler.quantization.feedback import centred, choose, feedback
+from edgec.compiler.quantization.gridfit import GridSpec, fit
+from edgec.compiler.quantization.grids import Grid, Sparse
 
 SPECS = {
     "int8": GridSpec("affine", 8),

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 from layercases import build
 
-from edgec.compiler import grids
 from edgec.compiler.graph import const
 from edgec.compiler.passbase import Context
+from edgec.compiler.quantization import grids
 from edgec.compiler.session import Session
 from edgec.passes.round_weights import RoundWeights
 from passcheck import context

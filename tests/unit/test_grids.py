@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgec.compiler import grids, points
 from edgec.compiler.errors import EdgecError
-from edgec.compiler.gridfit import GridSpec, fit
-from edgec.compiler.grids import Affine, Grid, NumberFormat, Sparse, Table
-from edgec.compiler.points import FORMATS
-from edgec.compiler.scales import Unreachable
+from edgec.compiler.quantization import grids, points
+from edgec.compiler.quantization.gridfit import GridSpec, fit
+from edgec.compiler.quantization.grids import Affine, Grid, NumberFormat, Sparse, Table
+from edgec.compiler.quantization.points import FORMATS
+from edgec.compiler.quantization.scales import Unreachable
 
 PER = ("tensor", "channel", "block")
 SPECS = [

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgec.compiler import kmeans
-from edgec.compiler.kmeans import Atoms, Histogram, atoms, cluster, distortion
-from edgec.compiler.points import nearest_points
-from edgec.compiler.vectors import cluster_vectors
+from edgec.compiler.quantization import kmeans
+from edgec.compiler.quantization.kmeans import Atoms, Histogram, atoms, cluster, distortion
+from edgec.compiler.quantization.points import nearest_points
+from edgec.compiler.quantization.vectors import cluster_vectors
 
 
 def mixture(n: int, seed: int = 0) -> np.ndarray:

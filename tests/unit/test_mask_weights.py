@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgec.compiler.errors import UsageError
-from edgec.compiler.grids import Affine, Sparse
 from edgec.compiler.plugins import find_pass
+from edgec.compiler.quantization.grids import Affine, Sparse
 from edgec.passes.mask_weights import MaskWeights
 from edgec.passes.weight_masks import Pattern, counts, least, repaired, spread_over
 from linearmodels import Weights, build

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from coremlpack import parse
 from edgec.backends.onnx import BACKEND as ONNX
-from edgec.compiler import grids, packed, shapes
+from edgec.compiler import shapes
 from edgec.compiler.backend import EmitOptions
-from edgec.compiler.bits import pack_bits, unpack_bits
 from edgec.compiler.checks import check_structure
 from edgec.compiler.cost import stats
-from edgec.compiler.grids import Affine, Grid, NumberFormat, Sparse, Table
 from edgec.compiler.passbase import Pass
 from edgec.compiler.plugins import find_pass
+from edgec.compiler.quantization import grids, packed
+from edgec.compiler.quantization.bits import pack_bits, unpack_bits
+from edgec.compiler.quantization.grids import Affine, Grid, NumberFormat, Sparse, Table
 from edgec.compiler.session import Session
 from edgec.compiler.targets import find_target
 from edgec.frontends.onnx import load

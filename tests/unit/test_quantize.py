@@ -11,12 +11,12 @@ import pytest
 from layercases import build
 
 import edgec
-from edgec.compiler import grids
 from edgec.compiler.cost import weight_bytes
 from edgec.compiler.errors import UsageError
 from edgec.compiler.graph import const
 from edgec.compiler.passbase import Context
 from edgec.compiler.plugins import find_pass
+from edgec.compiler.quantization import grids
 from edgec.compiler.verify import Comparison, compare_outputs
 from edgec.passes.pack_weights import PackWeights
 from edgec.passes.quantize import Quantize

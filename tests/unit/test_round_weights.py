@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec.compiler import grids
 from edgec.compiler.errors import UsageError
-from edgec.compiler.grids import Affine, NumberFormat, Table
 from edgec.compiler.numerics import difference
 from edgec.compiler.plugins import find_pass
+from edgec.compiler.quantization import grids
+from edgec.compiler.quantization.grids import Affine, NumberFormat, Table
 from edgec.compiler.targets import find_target
 from edgec.passes import weight_grid
 from edgec.passes.grid_options import SCHEMES, Wish, spec_for, spec_of_weight

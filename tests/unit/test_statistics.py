@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layercases import LAYERS, build, chain
 
-from edgec.compiler import batching, statistics
+from edgec.compiler.calibration import batching, statistics
+from edgec.compiler.calibration.linear_layers import linear_layers
+from edgec.compiler.calibration.statistics import Moments, moments
 from edgec.compiler.errors import UsageError
-from edgec.compiler.linear_layers import linear_layers
 from edgec.compiler.session import Session
-from edgec.compiler.statistics import Moments, moments
 
 RNG = np.random.default_rng(5)
 
@@ -189,8 +189,8 @@ import resource, sys
 import numpy as np
 sys.path.insert(0, {folder!r})
 from layercases import chain
-from edgec.compiler.linear_layers import linear_layers
-from edgec.compiler.statistics import moments
+from edgec.compiler.calibration.linear_layers import linear_layers
+from edgec.compiler.calibration.statistics import moments
 model = chain(40, 256)
 x = np.random.default_rng(0).normal(size=(20_000, 256)).astype(np.float32)
 if {run}:

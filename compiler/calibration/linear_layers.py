@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .graph import attr, const_tensor, nodes, producer, rank
+from ..graph import attr, const_tensor, nodes, producer, rank
 from .streaming import pads, windows
 
 Pick = Callable[[tuple[int, ...]], np.ndarray]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.linear_layers import Layer
 from .grids import Affine, Grid, NumberFormat, Sparse, Table
-from .linear_layers import Layer
 from .points import FORMATS, NF4, midpoints, nearest_vectors, spread
 
 ONE = np.float32(1)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from .functions import DECODERS, DOMAIN
-from .graph import attr, const_tensor, is_const, nodes, static_shape
-from .session import Session
-from .targets import OPSET, Storage
+from ..functions import DECODERS, DOMAIN
+from ..graph import attr, const_tensor, is_const, nodes, static_shape
+from ..session import Session
+from ..targets import OPSET, Storage
 
 SHORT_FLOATS = frozenset({ir.DataType.BFLOAT16, *(t for t in ir.DataType if t.name.startswith("FLOAT8"))})
 """Formats of numbers that float32 holds exactly and no Core ML version has."""

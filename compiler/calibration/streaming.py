@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .graph import attr, const, remove
-from .session import Session
+from ..graph import attr, const, remove
+from ..session import Session
 
 Feeds = Mapping[str, np.ndarray]
 """Named inputs of one run."""

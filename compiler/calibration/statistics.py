@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from ..errors import UsageError
 from .batching import PRECISE, WIDEST, batches, free, parts, probed, samples
-from .errors import UsageError
 from .linear_layers import Fetched, Layer
 from .streaming import Feeds, Fetcher, Runs, places
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..errors import EdgecError
 from .cells import Cells, weighted_pieces
-from .errors import EdgecError
 from .grids import Affine, Grid, NumberFormat, Table
 from .gridtables import fit_table
 from .kmeans import atoms

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
-from .errors import ModelError
+from ..errors import ModelError
 from .linear_layers import Layer
 from .streaming import Feeds, Fetcher, Runs
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..calibration.statistics import Moments, Sums
 from .columns import Columns, columns
 from .grids import Grid, Sparse
-from .statistics import Moments, Sums
 
 BLOCK = 64
 """Inputs whose errors are fed to the later ones at once."""
