@@ -22,7 +22,7 @@ from .cost.records import Analysis
 from .data import Samples
 from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
-from .latency import Shrunk, has_integers, time_change
+from .latency import Shrunk, faster_by, time_change
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
@@ -140,12 +140,10 @@ def compile(
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load)
             report.accuracy = report.proof.accuracy
-            if latency and where.backend == "onnx" and has_integers(model) and not has_integers(ref.model):
+            change = faster_by(ref.model, model, shrunk.model, where) if latency else None
+            if change is not None:
                 with clock("latency"):
-                    time_change(report, ref.model, model, ref.samples.first, "integers")
-            elif latency and shrunk.model is not None:
-                with clock("latency"):
-                    time_change(report, ref.model, shrunk.model, ref.samples.first, "pruning")
+                    time_change(report, ref.model, *change, ref.samples.first)
         report.peak_bytes, report.versions = peak_bytes(), versions()
         if report.proof is not None and not report.proof.ok:
             raise VerifyFailed(proof.failure(report), report)

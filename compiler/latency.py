@@ -18,6 +18,7 @@ from .passbase import Pass
 from .records import Latency, PassRecord, Report
 from .rounding import is_pair
 from .session import Session
+from .targets import Target
 
 BUDGET = 1.0
 """Seconds for all timed runs."""
@@ -96,8 +97,20 @@ SLOWER = {
 """What to say where a change that was made for speed made the model slower."""
 
 
+def faster_by(
+    original: ir.Model, model: ir.Model, shrunk: ir.Model | None, target: Target
+) -> tuple[ir.Model, str] | None:
+    """What was changed for speed, a key of `SLOWER`, and the model to time for it; None where nothing was.
+
+    Integers are timed where onnxruntime is what will run them.
+    """
+    if target.backend == "onnx" and has_integers(model) and not has_integers(original):
+        return model, "integers"
+    return None if shrunk is None else (shrunk, "pruning")
+
+
 def time_change(
-    report: Report, original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray], change: str
+    report: Report, original: ir.Model, left: ir.Model, change: str, inputs: Mapping[str, np.ndarray]
 ) -> None:
     """Write into the report what `compared` finds; warn where `change`, a key of `SLOWER`, made the model slower."""
     try:

@@ -57,7 +57,7 @@ def test_a_slower_model_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     for after, warnings in ((0.0119, 0), (0.0122, 0), (0.0157, 1)):
         report = Report(latency=None)
         monkeypatch.setattr(latency, "compared", lambda *_, after=after, **__: Latency(0.012, after, 5))
-        latency.time_change(report, None, None, {}, "pruning")  # type: ignore[arg-type]
+        latency.time_change(report, None, None, "pruning", {})  # type: ignore[arg-type]
         assert len(report.warnings) == warnings
         assert all("slower" in w and "1.31 times" in w for w in report.warnings)
 
