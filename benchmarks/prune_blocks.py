@@ -3,7 +3,8 @@
     python -m benchmarks.export_models MODELS          # needs torch; see there
     python -m benchmarks.prune_blocks MODELS [resnet18.legacy ...]
 
-Runs `mask-blocks{ratio=0.25}` and `remove-channels` at -O0, on exports of fixed sizes. The figures are those of edgec's own report.
+Runs `mask-blocks{ratio=0.25}` and `remove-channels` at -O0, on exports of fixed sizes.
+The figures are those of edgec's own report.
 """
 
 from __future__ import annotations
