@@ -57,6 +57,18 @@ class Samples:
             )
         return cls(runs, True, labels, count)
 
+    @classmethod
+    def with_more(
+        cls, model: ir.Model, data: str | Path | Mapping[str, np.ndarray]
+    ) -> tuple[Samples, Mapping[str, np.ndarray]]:
+        """The samples in `data`, and all of its arrays: labels and whatever else a metric wants. Raises UsageError."""
+        source = f"'{data}'" if isinstance(data, str | Path) else "data"
+        arrays = read_arrays(data) if isinstance(data, str | Path) else {n: np.asarray(a) for n, a in data.items()}
+        ports = {v.name for v in model.graph.inputs}
+        fitted = fit_inputs({n: a for n, a in arrays.items() if n in ports}, model, source)
+        count = max((a.shape[0] for a in fitted.values() if a.ndim), default=1)
+        return cls(tuple(batches(fitted, model)), True, None, count), arrays | fitted
+
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         return iter(self.runs)
 
@@ -68,14 +80,18 @@ def load_inputs(path: str | Path, model: ir.Model) -> Inputs:
     lost.
     Raises UsageError: unreadable file, unknown or missing name, type, rank or shape that doesn't fit, NaN.
     """
+    return fit_inputs(read_arrays(path), model, f"'{path}'")
+
+
+def read_arrays(path: str | Path) -> Inputs:
+    """The arrays of an .npz. Raises UsageError."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {n: file[n] for n in file.files}
+            return {n: file[n] for n in file.files}
     except OSError as e:
         raise UsageError(f"can't read '{path}': {e.strerror or e}") from e
     except (ValueError, KeyError, AttributeError, BadZipFile, EOFError) as e:
         raise UsageError(f"'{path}' is no .npz of plain arrays. Write it with numpy.savez(path, name=array, …)") from e
-    return fit_inputs(arrays, model, f"'{path}'")
 
 
 def fit_inputs(arrays: Mapping[str, np.ndarray], model: ir.Model, source: str = "inputs") -> Inputs:

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,9 @@ import onnx_ir as ir
 from .errors import UsageError
 from .targets import Target
 from .weights import Scratch
+
+if TYPE_CHECKING:
+    from .task import Task
 
 
 @dataclass
@@ -37,6 +40,9 @@ class Context:
         scratch: where new big tensors go, so that they don't stay in memory.
         notes: why something was skipped; shown in the report under the pass that ran.
         max_error, min_snr: what the user allows the outputs to lose in all, as in `manager.Options`.
+        metric: the task's own measure, where the user named one: `metric.measure(model)` runs a model on all labelled
+            samples, `metric.drop(value)` says how many points worse than the original that is, `metric.max_drop` how
+            many may be lost in all (None: any number). See `task.Task`.
     """
 
     target: Target
@@ -49,6 +55,7 @@ class Context:
     notes: list[str] = field(default_factory=list)
     max_error: float | None = None
     min_snr: float | None = None
+    metric: Task | None = None
 
     def measured(self, who: str, what: str) -> Sequence[Mapping[str, np.ndarray]]:
         """All sets of inputs, for what the option `what` of the pass `who` measures. Raises UsageError without any."""

@@ -42,6 +42,11 @@ def find_pass(spec: str | Spec) -> Pass:
     return build(cls, spec)
 
 
+def find_function(path: str) -> Any:
+    """What `pkg.mod:name` or `./file.py:name` names. Raises UsageError."""
+    return _attribute(path)
+
+
 def find_passes(text: str) -> list[Pass]:
     """The passes of a comma-separated list of specs."""
     return [find_pass(s) for s in split_specs(text)]
