@@ -16,6 +16,7 @@ from ..compiler.shape_rules import Elements
 from ..compiler.shape_values import ShapeValues, reshape_dims
 from .canonicalize import inline_constant_branches
 from .fold_constants import FoldConstants
+from .strided_views import same_elements
 
 END = np.iinfo(np.int64).max
 """As the end of a Slice: everything."""
@@ -31,7 +32,8 @@ class FoldShapes(Pass):
     Values that shapes are computed with are followed element by element, as polynomials in the symbols. A dimension
     that Reshape may copy becomes 0, one that follows from the others -1; in Expand, one that stays becomes 1; the end
     of a Slice that is the whole dimension becomes the largest integer. What still depends on a symbol is read off with
-    as few nodes as possible. Branches whose condition has become constant are inlined.
+    as few nodes as possible. Elements that a Gather looks up where they are anyway (as_strided) are not looked up.
+    Branches whose condition has become constant are inlined.
 
     What becomes constant by that is folded, and tells further shapes: round after round, until nothing more is found
     (a Swin that torch's older exporter wrote takes four).
@@ -263,4 +265,20 @@ def _slice(rewrite: _Rewrite, node: ir.Node) -> int:
     return rewrite.set_input(node, 2, [int(end) for end in wanted])
 
 
-_SPECIAL: dict[str, Callable[[_Rewrite, ir.Node], int]] = {"Expand": _expand, "Reshape": _reshape, "Slice": _slice}
+def _gather(rewrite: _Rewrite, node: ir.Node) -> int:
+    """Elements at positions that are worked out at run time, and are their own."""
+    found = same_elements(rewrite.values, node)
+    if found is None:
+        return 0
+    x, wanted = found
+    if rewrite.values.dims(x) == rewrite.values.dims(node.outputs[0]) and graph.can_replace(node.outputs[0], x):
+        graph.replace_node(node, x)
+        return 1
+    made = graph.insert_before(node, "Reshape", [x, rewrite.constant(wanted)], like=node.outputs[0])
+    graph.replace_node(node, made.outputs[0])
+    return 1
+
+
+_SPECIAL: dict[str, Callable[[_Rewrite, ir.Node], int]] = {
+    "Expand": _expand, "Gather": _gather, "Reshape": _reshape, "Slice": _slice,
+}  # fmt: skip

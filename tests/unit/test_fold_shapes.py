@@ -178,3 +178,34 @@ def test_what_becomes_constant_tells_further_shapes() -> None:
         six = Constant<value = int64[1] {6}>() rows = Div(n, six) t = Concat<axis=0>(rows, six) y = Reshape(x, t) }"""
     m = check_pass(HEAD + body, FoldShapes())
     assert ops(m) == {"Reshape": 1}
+
+
+STRIDED = """(float[B,3,2] x) => (float[C,3,2,1] y) <int64 zero = {0}, int64 one = {1}, int64 row = {ROW},
+    int64[3] ones = {1, 2, 3}, int64[1,3,2,1] rest = {REST}, int64[1] all = {-1}> {
+    n = Shape<end=1>(x) count = Squeeze(n) r = Range(zero, count, one) rows = Mul(r, row)
+    first = Unsqueeze(rows, ones) positions = Add(first, rest) flat = Reshape(x, all) y = Gather(flat, positions) }"""
+
+
+def _strided(row: int, rest: str) -> str:
+    return HEAD + STRIDED.replace("ROW", str(row)).replace("REST", rest)
+
+
+def test_elements_at_their_own_positions_are_not_looked_up() -> None:
+    """What torch.export writes for as_strided of a contiguous tensor with a free batch (ConvNeXt's pooled features)."""
+    m = check_pass(_strided(6, "0, 1, 2, 3, 4, 5"), FoldShapes(), input_shapes={"x": [4, 3, 2]})
+    assert ops(m) == {"Reshape": 1} and graph.ints(m.graph[0].inputs[1]) == [-1, 3, 2, 1]
+
+
+@pytest.mark.parametrize(("row", "rest"), [(5, "0, 1, 2, 3, 4, 5"), (6, "0, 1, 2, 3, 5, 4"), (6, "0, 0, 0, 0, 0, 0")])
+def test_elements_at_other_positions_are_looked_up(row: int, rest: str) -> None:
+    m = check_pass(_strided(row, rest), FoldShapes(), rewrites=0, input_shapes={"x": [4, 3, 2]})
+    assert ops(m)["Gather"] == 1
+
+
+def test_elements_of_some_samples_are_looked_up() -> None:
+    """One row less than there are."""
+    less = _strided(6, "0, 1, 2, 3, 4, 5").replace(
+        "r = Range(zero, count, one)", "m = Sub(count, one) r = Range(zero, m, one)"
+    )
+    m = check_pass(less, FoldShapes(), rewrites=None, input_shapes={"x": [4, 3, 2]})
+    assert ops(m)["Gather"] == 1
