@@ -84,8 +84,13 @@ def lanes(array: np.ndarray, axis: int, vector: int) -> np.ndarray:
 
 
 def midpoints(points: np.ndarray) -> np.ndarray:
-    """What separates neighbours of ascending float32 points: at a midpoint and above, the upper one is taken."""
-    return np.asarray(((points[1:].astype(np.float64) + points[:-1]) / 2).astype(np.float32))
+    """What separates neighbours of ascending float32 points: at a midpoint and above, the upper one is taken.
+
+    A midpoint that float32 lacks is rounded up: of two adjacent numbers it is the upper one, and never the lower.
+    """
+    exact = (points[1:].astype(np.float64) + points[:-1]) / 2
+    found = exact.astype(np.float32)
+    return np.asarray(np.where(found < exact, np.nextafter(found, np.float32(np.inf)), found))
 
 
 def nearest_points(array: np.ndarray, points: np.ndarray) -> np.ndarray:
