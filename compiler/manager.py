@@ -133,7 +133,7 @@ class Manager:
                 if self._exact_ref is None:
                     self._exact_ref = outputs_of(kept, *self._runs, exact=True)
                 got = outputs_of(model, *self._runs, exact=True)
-                record.exact = compare_outputs(self._exact_ref, got)
+                record.exact = compare_outputs(self._exact_ref, got, kept)
                 if not self._same(record.exact, kept, self._exact_ref, EXACT_TOLERANCE):
                     raise ModelError(f"it changed the function: {record.exact.worst_line()}")
                 if not p.unpacks:
@@ -176,7 +176,7 @@ class Manager:
         check_structure(model, interface)
         if first is not None and any(r.rewrites for r in self.records):
             reference = {**self.original, **(self.other.named() if self.other is not None else {})}
-            worst = compare_outputs(reference, outputs_of(model, *self._runs, exact=True))
+            worst = compare_outputs(reference, outputs_of(model, *self._runs, exact=True), first)
             if not self._same(worst, first, reference, 10 * EXACT_TOLERANCE):
                 raise PassFailed(
                     f"the passes changed the function: {worst.worst_line()}\nRun with --verify each to see which."

@@ -105,7 +105,7 @@ def prove(
     runs = (feeds, other.inputs) if other is not None else (feeds,)
     base = _run(model, runs)
     got = _run(lifted, runs, *names, like=base)
-    proof.exact = compare_outputs(base, got)
+    proof.exact = compare_outputs(base, got, model)
     if not proof.exact.within(EXACT_TOLERANCE):
         proof.exact_tolerance = tolerance(model, runs, base, EXACT_TOLERANCE)
     if other is not None:
