@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.calibration.linear_layers import Layer
-from ..compiler.calibration.statistics import Sums
+from ..compiler.calibration.sums import Sums
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.graph import attr, const, is_const, rank, sole_user, used_once
 from ..compiler.weights import Scratch

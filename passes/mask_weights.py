@@ -12,7 +12,8 @@ import onnx_ir as ir
 from scipy.linalg import LinAlgError
 
 from ..compiler.calibration.linear_layers import Layer, linear_layers
-from ..compiler.calibration.statistics import Sums, moments
+from ..compiler.calibration.statistics import moments
+from ..compiler.calibration.sums import Sums
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.cost import parameters
 from ..compiler.graph import const

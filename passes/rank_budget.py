@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..compiler.calibration.linear_layers import Layer
-from ..compiler.calibration.statistics import Sums
+from ..compiler.calibration.sums import Sums
 from .low_rank import Candidate, Split
 
 

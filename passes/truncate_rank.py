@@ -12,7 +12,8 @@ import onnx_ir as ir
 from scipy.linalg import LinAlgError, cholesky, eigh, qr
 
 from ..compiler.calibration.linear_layers import linear_layers
-from ..compiler.calibration.statistics import Moments, Sums, moments
+from ..compiler.calibration.statistics import Moments, moments
+from ..compiler.calibration.sums import Sums
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.cost import parameters, weight_bytes
 from ..compiler.passbase import Context, Pass

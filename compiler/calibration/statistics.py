@@ -11,15 +11,16 @@ layer sees. So H, and the mean of x, are all that rounding, pruning and low-rank
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from ..errors import UsageError
-from .batching import PRECISE, WIDEST, batches, free, parts, probed, samples
+from .batching import WIDEST, batches, free, parts, probed, samples
 from .linear_layers import Fetched, Layer
 from .streaming import Feeds, Fetcher, Runs, places
+from .sums import Running, Sums
 
 PLACES = (1024, 8192, 16384)
 """Places at which a layer's inputs are looked at, all samples together: 64 for each input, at least the first number
@@ -29,54 +30,6 @@ CHUNK = 1 << 24
 
 Progress = Callable[[int, int], None]
 """Called with runs of the model that are done, and all of them."""
-
-
-@dataclass
-class Sums:
-    """Moments of the inputs of a layer over some samples.
-
-    Attributes:
-        count: places that were looked at.
-        gram: E[x x'], groups (or 1: the same for all) x inputs x inputs; None for wide layers and tables.
-        diagonal: E[x²], groups x inputs. For a table: how often each row was read, over all that were.
-        mean: E[x], groups x inputs.
-        cross: E[x x_reference'], where a reference model was given; rows are the model's own inputs.
-        reference_mean: E[x_reference], likewise.
-    """
-
-    count: int
-    diagonal: np.ndarray
-    mean: np.ndarray
-    gram: np.ndarray | None = None
-    cross: np.ndarray | None = None
-    reference_mean: np.ndarray | None = None
-
-    def loss(self, change: np.ndarray) -> float:
-        """The mean square that this change of a matrix (groups x outputs x inputs) makes in the outputs, summed."""
-        if self.gram is None:
-            return float(np.einsum("goi,gi->", np.square(change), np.broadcast_to(self.diagonal, _like(change))))
-        gram = self.gram.astype(change.dtype, copy=False)
-        return float(np.einsum("goi,goi->", change @ gram, change, dtype=np.float64))
-
-    def __add__(self, other: Sums | None) -> Sums:
-        """The moments over both."""
-        if other is None:
-            return self
-        n = self.count + other.count
-        a, b = (self.count / n, other.count / n) if n else (0.5, 0.5)
-
-        def mixed(x: np.ndarray | None, y: np.ndarray | None) -> np.ndarray | None:
-            return None if x is None or y is None else np.asarray(x * x.dtype.type(a) + y * y.dtype.type(b))
-
-        pairs = {k: mixed(getattr(self, k), getattr(other, k)) for k in _FIELDS}
-        return Sums(n, **pairs)  # type: ignore[arg-type]
-
-
-_FIELDS = ("diagonal", "mean", "gram", "cross", "reference_mean")
-
-
-def _like(change: np.ndarray) -> tuple[int, int]:
-    return change.shape[0], change.shape[2]
 
 
 @dataclass(frozen=True)
@@ -104,54 +57,6 @@ class Moments:
     def whole(self) -> Sums:
         """Moments over all samples."""
         return self.fit + self.held
-
-
-@dataclass
-class _Running:
-    """Sums that grow."""
-
-    wide: bool
-    counted: int = 0
-    count: int = 0
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def add(self, name: str, amount: np.ndarray) -> None:
-        if name in self.sums:
-            self.sums[name] += amount
-        else:
-            own = np.float32 if amount.shape[-1] > PRECISE and amount.ndim == 3 else np.float64
-            self.sums[name] = amount.astype(own)
-
-    def rows(self, x: np.ndarray, reference: np.ndarray | None) -> None:
-        """Add rows of inputs: groups x places x inputs."""
-        self.count += x.shape[1]
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.add("mean", x.sum(1, dtype=np.float64))
-            if self.wide:
-                self.add("diagonal", np.square(x).sum(1, dtype=np.float64))
-            else:
-                self.add("gram", _products(x, x))
-        if reference is not None:
-            self.add("reference_mean", reference.sum(1, dtype=np.float64))
-            self.add("cross", _products(x, reference))
-
-    def read(self, indices: np.ndarray, size: int) -> None:
-        self.count += len(indices)
-        self.add("diagonal", np.bincount(indices, minlength=size).astype(np.float64)[None])
-
-    def result(self) -> Sums:
-        n = max(1, self.count)
-        found = {k: np.divide(v, n, out=v) for k, v in self.sums.items()}
-        if "gram" in found:
-            found["diagonal"] = np.einsum("gii->gi", found["gram"]).copy()
-        found.setdefault("mean", found["diagonal"])
-        return Sums(self.count, **found)
-
-
-def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if len(x) == 1:
-        return np.asarray(x[0].T @ y[0])[None]
-    return np.asarray(x.transpose(0, 2, 1) @ y)
 
 
 def moments(
@@ -195,12 +100,12 @@ def moments(
         sources = [Fetcher(model, [v for layer in part for v in layer.reads])]
         if reference:
             sources.append(Fetcher(reference[0], [v for layer in part for v in partner[layer].reads]))
-        sums: dict[tuple[tuple[object, ...], bool], _Running] = {}
+        sums: dict[tuple[tuple[object, ...], bool], Running] = {}
         for k, (feeds, held) in enumerate(cut):
             own = samples(feeds)
             got = [s.run(feeds) for s in sources]
             for layer in {x.key: x for x in part}.values():
-                running = sums.setdefault((layer.key, held), _Running(squares or layer.sizes[2] > WIDEST))
+                running = sums.setdefault((layer.key, held), Running(squares or layer.sizes[2] > WIDEST))
                 count = per_layer or _enough(layer.sizes[2])
                 pick = _Picker(feeds, -(-count * own // total), (seed, k))
                 _add(running, layer, partner.get(layer), got, pick)
@@ -216,7 +121,7 @@ def _enough(inputs: int) -> int:
     return max(least, min(64 * inputs, usual), min(8 * inputs, most), 2 * inputs)
 
 
-def _add(running: _Running, layer: Layer, partner: Layer | None, got: Sequence[Fetched], pick: _Picker) -> None:
+def _add(running: Running, layer: Layer, partner: Layer | None, got: Sequence[Fetched], pick: _Picker) -> None:
     if layer.counted:
         running.read(layer.rows(got[0], pick), layer.sizes[2])
         return
@@ -224,7 +129,7 @@ def _add(running: _Running, layer: Layer, partner: Layer | None, got: Sequence[F
         x = layer.rows(got[0], lambda _, at=at: at)  # type: ignore[misc]
         other = None if partner is None else partner.rows(got[1], lambda _, at=at: at)  # type: ignore[misc]
         running.rows(x, other)
-        if not np.isfinite(running.sums["diagonal" if running.wide else "gram"]).all():
+        if not running.finite:
             raise UsageError(
                 f"inputs of {layer.node.op_type} '{layer.node.name}' are not finite for the given samples; "
                 "leave out the samples that overflow (--inputs)"
@@ -270,7 +175,7 @@ def _real(feeds: Feeds, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
 
 
-def _finished(part: Sequence[Layer], sums: Mapping[tuple[tuple[object, ...], bool], _Running]) -> Iterator[Moments]:
+def _finished(part: Sequence[Layer], sums: Mapping[tuple[tuple[object, ...], bool], Running]) -> Iterator[Moments]:
     """The moments of each weight in a part; one for each way in which it is read."""
     done = {key: running.result() for key, running in sums.items()}
     views: dict[ir.Value, dict[tuple[object, ...], list[Layer]]] = {}

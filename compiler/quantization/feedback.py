@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..calibration.statistics import Moments, Sums
+from ..calibration.statistics import Moments
+from ..calibration.sums import Sums
 from .columns import Columns, columns
 from .grids import Grid, Sparse
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from layercases import LAYERS, build
 
 from edgec.compiler.calibration.linear_layers import Layer, linear_layers
-from edgec.compiler.calibration.statistics import Moments, Sums, moments
+from edgec.compiler.calibration.statistics import Moments, moments
+from edgec.compiler.calibration.sums import Sums
 from edgec.compiler.quantization.columns import columns
 from edgec.compiler.quantization.feedback import centred, choose, feedback
 from edgec.compiler.quantization.gridfit import GridSpec, fit
