@@ -11,8 +11,9 @@ import abc
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,8 @@ from .targets import Target
 from .weights import Scratch
 
 if TYPE_CHECKING:
-    from .task import Task
+    from .guard.task import Task
+    from .tradeoff import Tradeoff
 
 
 @dataclass
@@ -42,7 +44,11 @@ class Context:
         max_error, min_snr: what the user allows the outputs to lose in all, as in `manager.Options`.
         metric: the task's own measure, where the user named one: `metric.measure(model)` runs a model on all labelled
             samples, `metric.drop(value)` says how many points worse than the original that is, `metric.max_drop` how
-            many may be lost in all (None: any number). See `task.Task`.
+            many may be lost in all (None: any number). See `guard.task.Task`.
+        original: what the model as it was loaded makes of `inputs`; empty where nobody ran it.
+        resume: the file that a long search keeps its measurements in, to go on after an interrupt; None: none.
+        progress: called in the course of a long search: what is being done, how far it is, of how many (0: unknown).
+        tradeoff: what a search for the bits of weights found, for the report.
     """
 
     target: Target
@@ -56,6 +62,10 @@ class Context:
     max_error: float | None = None
     min_snr: float | None = None
     metric: Task | None = None
+    original: Mapping[str, np.ndarray] = field(default_factory=dict)
+    resume: Path | None = None
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    tradeoff: Tradeoff | None = None
 
     def measured(self, who: str, what: str) -> Sequence[Mapping[str, np.ndarray]]:
         """All sets of inputs, for what the option `what` of the pass `who` measures. Raises UsageError without any."""
@@ -83,6 +93,9 @@ class Pass(abc.ABC):
     """Whether it may make the stored weights grow, since the target can't store them packed: elsewhere a fault."""
     shrinks: ClassVar[bool] = False
     """Whether it removes parts of the model, so that it should run faster: the report then says whether it does."""
+
+    tied: ClassVar[bool] = False
+    """Whether what it changes hangs together: over the budget, all of it is taken back, not single tensors."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, ctx: Context) -> int:

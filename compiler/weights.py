@@ -6,6 +6,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -39,20 +40,22 @@ def release_tensor(tensor: ir.TensorProtocol) -> None:
 class Scratch:
     """A folder for new tensors and temporary files, removed when closed. Nothing is made on disk until used.
 
-    It is made inside `parent`; by default where the system keeps temporary files.
+    It is made inside `parent`; by default where the system keeps temporary files. Any thread may make tensors.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
         self._parent = parent
         self._dir: Path | None = None
         self._size = 0
+        self._lock = threading.Lock()
 
     @property
     def dir(self) -> Path:
         """The folder."""
-        if self._dir is None:
-            self._dir = Path(tempfile.mkdtemp(prefix=".edgec-", dir=self._parent))
-        return self._dir
+        with self._lock:
+            if self._dir is None:
+                self._dir = Path(tempfile.mkdtemp(prefix=".edgec-", dir=self._parent))
+            return self._dir
 
     def tensor(self, array: np.ndarray, name: str, dtype: ir.DataType | None = None) -> ir.TensorProtocol:
         """A tensor that holds `array`: in memory when small, mapped from the scratch file when big.
@@ -71,7 +74,7 @@ class Scratch:
         if array.nbytes < SPOOL:
             return ir.Tensor(array, dtype=kind, name=name)
         path = self.dir / "tensors.bin"
-        with path.open("ab") as f:
+        with self._lock, path.open("ab") as f:
             offset = -(-self._size // 64) * 64
             f.write(b"\0" * (offset - self._size))
             f.write(array.reshape(-1).view(np.uint8).data)  # `tofile` would not say why it can't.

@@ -76,9 +76,11 @@ class Path:
         # Within a hull gains fall, so that a stable sort keeps the order of its steps.
         self.steps = [(i, w) for _, i, w in sorted(steps, key=lambda s: s[:2])]
         self.noises = [noise(self.start)]
+        self.sizes = [size(self.start)]
         now = list(self.start)
         for i, w in self.steps:
             self.noises.append(max(0.0, self.noises[-1] - now[i].noise + w.noise))
+            self.sizes.append(self.sizes[-1] - now[i].nbytes + w.nbytes)
             now[i] = w
 
     def plan(self, k: int) -> Plan:
@@ -139,13 +141,15 @@ class Path:
         return self.plan(high)
 
 
+def uniforms(curves: Sequence[Curve]) -> dict[int, Plan]:
+    """By bits, the fewest first: these for all weights that have them, the others as they are."""
+    every = sorted({w.bits for c in curves for w in c[:-1]})
+    return {b: tuple(next((w for w in c if w.bits == b), c[-1]) for c in curves) for b in every}
+
+
 def uniform(curves: Sequence[Curve], limit: float) -> Plan | None:
     """The same bits for all weights that have them, the most that fit into so many bytes; None if none do."""
-    for bits in sorted({w.bits for c in curves for w in c[:-1]}, reverse=True):
-        plan = tuple(next((w for w in c if w.bits == bits), c[-1]) for c in curves)
-        if size(plan) <= limit:
-            return plan
-    return None
+    return next((p for p in reversed(uniforms(curves).values()) if size(p) <= limit), None)
 
 
 def size_of_bits(curves: Sequence[Curve], bits: float) -> float:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from ..compiler.cost import constants
+from ..compiler.errors import EdgecError, UsageError
 from ..compiler.passbase import Context, Pass
-from ..compiler.quantization import grids
 from ..compiler.quantization.gridfit import GridSpec
 from ..compiler.weights import Scratch, release_tensor
 from . import weight_grid
-from .bit_budget import Curve, Path, Plan, noise, size, size_of_bits, uniform
+from .bit_budget import Curve
+from .bit_search import KEPT, Limits, Search
 from .grid_options import Wish, spec_for
-from .round_weights import MIN_SNR, Rounded, lies_on, replace_weights
-from .sensitivity import Allowed, Damage, Fitted, Probe, fitted, some_runs, widths
-from .stored_forms import store
-
-KEPT = "edgec.kept"
-"""Key of `Value.meta` of a weight that was best left as it is: another run leaves it so."""
+from .measurements import Measurements, key
+from .probe import Allowed, Probe, some_runs
+from .round_weights import MIN_SNR, lies_on
+from .sensitivity import Fits, by_gradients, by_outputs
 
 _UNITS = {"": 1e6, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 SHARE = 0.8
 """Of the noise that the user allows all passes together, where the pass itself has no budget."""
+PLANS = ("size", "bits", "max_error", "min_snr", "drop", "resume", "jobs")
+"""Options that don't change what is measured."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,18 @@ class Quantize(Pass):
         bits: so many bits for an average weight: as many bytes as with the same bits everywhere.
         max_error: the largest error of an output, relative to its largest value.
         min_snr: the least signal-to-noise ratio of an output, in dB. With an error for a budget, the smallest weights
-            that keep it are looked for. Where no budget is given: what --max-error and --min-snr allow, but for a fifth
-            of the noise, which is left to others; without these, 25 dB.
+            that keep it are looked for. Where no budget is given: what --max-error, --min-snr and --max-drop allow,
+            but for a fifth of it, which is left to others; without these, 25 dB.
+        drop: how many points --metric may lose.
+        by: how the noise of a weight is measured: `output`, a run of the model with that weight rounded; `fisher`,
+            from gradients of the outputs, which take one run back for each sample however many weights there are.
         choices: numbers of bits that a weight may have, joined by +. What the target can't store is left out.
         scheme: affine or table; by default affine at 8 bits, else table.
         scores: whether outputs are scores of classes; by default those that look like it.
         min_size: elements from which a weight is rounded.
+        resume: a file that measurements are kept in; after an interrupt, or with another budget, they are taken from
+            it. By default that of --resume.
+        jobs: how many weights are measured at once; 0: as many as there are cores.
     """
 
     name: ClassVar[str] = "quantize"
@@ -65,46 +70,54 @@ class Quantize(Pass):
     bits: float | None = None
     max_error: float | None = None
     min_snr: float | None = None
+    drop: float | None = None
+    by: Literal["output", "fisher"] = "output"
     choices: tuple[int, ...] = (2, 3, 4, 6, 8)
     scheme: Literal["affine", "table"] | None = None
     scores: bool | None = None
     min_size: int = 2048
+    resume: str | None = None
+    jobs: int = 0
 
     def __post_init__(self) -> None:
         """Raise ValueError for budgets that contradict each other, or are none."""
-        errors = self.max_error is not None or self.min_snr is not None
+        errors = any(x is not None for x in (self.max_error, self.min_snr, self.drop))
         if sum((self.size is not None, self.bits is not None, errors)) > 1:
-            raise ValueError("size, bits, and an error (max_error, min_snr): one of them is the budget")
+            raise ValueError("size, bits, and an error (max_error, min_snr, drop): one of them is the budget")
         if self.size is not None and _bytes(self.size) is None:
             raise ValueError(f"size={self.size}: a number and a unit, say 2.5MB or 800kB")
         if self.bits is not None and not 1 <= self.bits <= 16:
             raise ValueError(f"bits={self.bits}: from 1 to 16, on average")
         if self.max_error is not None and self.max_error <= 0:
             raise ValueError(f"max_error={self.max_error}: larger than 0")
+        if self.drop is not None and self.drop < 0:
+            raise ValueError(f"drop={self.drop}: 0 points or more")
+        if self.jobs < 0:
+            raise ValueError(f"jobs={self.jobs}: a number of cores, or 0 for all")
         if not self.choices:
             raise ValueError("choices: one number of bits at least, 1 to 8")
         for bits in self.choices:
             Wish(bits, self.scheme)
 
-    @property
-    def counts(self) -> bool:
-        """Whether bytes are the budget."""
-        return self.size is not None or self.bits is not None
-
     def run(self, model: ir.Model, ctx: Context) -> int:
         """See the class. One weight is in memory at a time, at all widths; on disk, all are."""
+        if self.drop is not None and ctx.metric is None:
+            raise UsageError(f"pass {self.name}: drop={self.drop:g} needs a metric to measure; give --metric")
         specs = self._specs(ctx)
         weights = [w for w in weight_grid.weights(model, self.min_size) if specs and _open(w)]
         if not specs or not weights:
             if specs:
                 ctx.note(f"no weight of {self.min_size} elements or more that is not rounded yet was found")
             return 0
+        known = self._known(model, ctx)
         with Scratch(ctx.scratch.dir) as spool:
-            found = fitted(model, weights, specs, ctx, spool)
-            if not found:
+            fits = Fits(model, weights, specs, ctx, spool, known, self.jobs)
+            if not fits.found:
                 ctx.note("no weight can be stored in fewer bytes on any of the grids")
                 return 0
-            return _Search(self, model, ctx, found).run()
+            limits = Limits(None if self.size is None else _bytes(self.size), self.bits, _allowed(self, ctx))
+            probe, judge = self._probes(model, ctx, limits.allowed)
+            return Search(fits, self._curves(fits, probe, ctx), probe, judge, limits, ctx).run()
 
     def _specs(self, ctx: Context) -> dict[int, GridSpec]:
         """The kinds of grids that the target stores, by bits."""
@@ -117,128 +130,49 @@ class Quantize(Pass):
                 ctx.note(f"no weight gets {bits} bits: {notes[0] if notes else 'the target does not store them'}")
         return specs
 
+    def _known(self, model: ir.Model, ctx: Context) -> Measurements:
+        """What an earlier search has measured on this model, with these inputs and options."""
+        path = Path(self.resume) if self.resume is not None else ctx.resume
+        if path is None:
+            return Measurements()
+        plain = {f.name: f.default for f in dataclasses.fields(self) if f.name in PLANS}
+        options = dataclasses.replace(self, **plain).spec  # type: ignore[arg-type]
+        metric = None if ctx.metric is None else (ctx.metric.name, ctx.metric.samples, ctx.metric.original)
+        runs = [*(ctx.runs or (ctx.inputs,)), ctx.original]
+        found = Measurements(path, key(model, runs, options, ctx.target.name, ctx.given, ctx.seed, metric))
+        if found.stale:
+            ctx.note(f"{path} held what was measured of another model, or with other inputs or options: it began anew")
+        elif len(found):
+            ctx.note(f"{len(found)} measurements of an earlier search were taken from {path}")
+        return found
+
+    def _probes(self, model: ir.Model, ctx: Context, allowed: Allowed | None) -> tuple[Probe, Probe]:
+        """What measures weights and plans, and what measures as whoever checks the pass does: on all samples."""
+        runs = some_runs(model, ctx)
+        probe = Probe(model, runs, self.scores)
+        same = not ctx.original and ctx.metric is None and len(runs) == 1 and runs[0] is ctx.inputs
+        if allowed is None or not ctx.inputs or same:
+            return probe, probe
+        wanted = [ctx.original] if ctx.original else None
+        return probe, Probe(model, [ctx.inputs], self.scores, wanted=wanted, task=ctx.metric)
+
+    def _curves(self, fits: Fits, probe: Probe, ctx: Context) -> list[Curve]:
+        if self.by == "fisher":
+            try:
+                return by_gradients(fits, probe, ctx)
+            except EdgecError as e:
+                ctx.note(f"by=output in place of fisher: {e}")
+        return by_outputs(fits, probe, ctx)
+
 
 def _allowed(options: Quantize, ctx: Context) -> Allowed | None:
     """The errors that the outputs may have: the pass's own budget, else the user's for all; None: any."""
-    for o, share in ((options, 1.0), (ctx, SHARE)):
-        if o.max_error is not None or o.min_snr is not None:
-            return Allowed(o.max_error, o.min_snr, share)
-    return None if options.counts else Allowed(None, MIN_SNR)
-
-
-class _Search:
-    """Looks for the plan of a pass, and carries it out."""
-
-    def __init__(self, options: Quantize, model: ir.Model, ctx: Context, found: Sequence[Fitted]) -> None:
-        self._options, self._model, self._ctx, self._found = options, model, ctx, found
-        self._allowed = _allowed(options, ctx)
-        runs = some_runs(model, ctx)
-        self._probe = self._judge = Probe(model, runs, options.scores)
-        if self._allowed is not None and ctx.inputs and (len(runs) > 1 or runs[0] is not ctx.inputs):
-            # Whoever checks the pass runs all of these.
-            self._judge = Probe(model, [ctx.inputs], options.scores)
-        self._curves: list[Curve] = [widths(f, self._probe) for f in found]
-        self._rest = _rest(model, {f.name for f in found}, ctx)
-        self._damages: dict[tuple[object, ...], Damage] = {}
-
-    def run(self) -> int:
-        """Rewrite the model; how many weights are rounded."""
-        path, limit = Path(self._curves), self._limit()
-        plan = self._planned(path, limit)
-        if plan is None:
-            least = (size(path.start) + self._rest) / 1e6
-            self._ctx.note(
-                f"nothing is rounded: with the fewest bits for each weight, all constants still have {least:.3f} MB, "
-                f"more than the {(limit + self._rest) / 1e6:.3f} MB wanted"
-            )
-            return 0
-        plan = self._better(plan, limit if size(plan) <= limit < math.inf else size(plan))
-        chosen = self._chosen(plan)
-        self._say(plan)
-        for f, w, c in zip(self._found, plan, self._curves, strict=True):
-            if w is c[-1]:
-                f.weight.value.meta[KEPT] = True
-        replace_weights(self._model, {n: _moved(n, r, self._ctx) for n, r in chosen.items()})
-        return len(chosen)
-
-    def _planned(self, path: Path, limit: float) -> Plan | None:
-        """The best plan within the budget; of two, of bytes and an error, the error counts. None: there is none."""
-        allowed = self._allowed
-        if self._options.counts:
-            plan = path.of_size(limit)
-            if plan is None or allowed is None:
-                return plan
-            found = self._worst(plan)
-            if allowed.excess(found) <= 1:
-                return plan
-            self._ctx.note(
-                f"weights of {_megabytes(plan)} would leave the outputs {_db(10 ** (-found.snr / 10))} and errors of "
-                f"{found.error:.2g}, more than --max-error or --min-snr allow: as many bits more as are needed"
-            )
-        assert allowed is not None
-        return path.of_error(lambda p: allowed.excess(self._worst(p)), allowed.guess)
-
-    def _limit(self) -> float:
-        """Bytes that the weights may have; any number of them where an error is the budget."""
-        o = self._options
-        if o.bits is not None:
-            return size_of_bits(self._curves, o.bits)
-        return math.inf if o.size is None else (_bytes(o.size) or 0.0) - self._rest
-
-    def _chosen(self, plan: Plan) -> dict[str, Rounded]:
-        return {f.name: f.rounded[w.bits] for f, w in zip(self._found, plan, strict=True) if w.bits in f.rounded}
-
-    def _damage(self, plan: Plan, probe: Probe | None = None) -> Damage:
-        probe = probe or self._probe
-        key = (probe, *(w.bits for w in plan))
-        if key not in self._damages:
-            self._damages[key] = probe.damage(self._chosen(plan))
-        return self._damages[key]
-
-    def _worst(self, plan: Plan) -> Damage:
-        """The damage on the samples of both probes."""
-        a, b = self._damage(plan), self._damage(plan, self._judge)
-        return Damage(max(a.noise, b.noise), min(a.snr, b.snr), max(a.error, b.error))
-
-    def _better(self, plan: Plan, limit: float) -> Plan:
-        """The plan, or the same bits everywhere where these do no worse in so many bytes."""
-        same = uniform(self._curves, limit)
-        if same is None or [w.bits for w in same] == [w.bits for w in plan]:
-            return plan
-        allowed = self._allowed is None or self._allowed.excess(self._worst(same)) <= 1
-        expected, measured = noise(same) <= noise(plan), self._damage(same).noise <= self._damage(plan).noise
-        bits = next(w.bits for w, c in zip(same, self._curves, strict=True) if w is not c[-1])
-        if allowed and (expected or measured):
-            how = "expected" if expected else "measured"
-            self._ctx.note(f"all weights get {bits} bits: no more noise is {how} than with different ones")
-            return same
-        self._ctx.note(f"{bits} bits everywhere, {_megabytes(same)}, would leave {_db(self._damage(same).noise)}")
-        return plan
-
-    def _say(self, plan: Plan) -> None:
-        """What became of the weights: all, then each."""
-        note, damage, worst = self._ctx.note, self._damage(plan), self._worst(plan)
-        counts = Counter(w.bits for w, c in zip(plan, self._curves, strict=True) if w is not c[-1])
-        kept = len(plan) - counts.total()
-        parts = [f"{n} of {b} bits" for b, n in sorted(counts.items())] + ([f"{kept} as they are"] if kept else [])
-        before = sum(c[-1].nbytes for c in self._curves) / 1e6
-        note(
-            f"{len(plan)} weights: {', '.join(parts)}; {_megabytes(plan)} instead of {before:.3f} MB, "
-            f"{(size(plan) + self._rest) / 1e6:.3f} MB with all other constants"
-        )
-        as_classes = self._probe.as_classes
-        how = f" (probabilities of {', '.join(repr(n) for n in as_classes)})" if as_classes else ""
-        note(
-            f"outputs: {_db(noise(plan))} expected, {_db(damage.noise)} measured{how}; "
-            f"as they are {_db(10 ** (-worst.snr / 10))}, largest error {worst.error:.2g}"
-            + ("" if self._ctx.given else "; on synthesised inputs, which say little (--inputs)")
-        )
-        for f, w, c in zip(self._found, plan, self._curves, strict=True):
-            cheapest = c[0]
-            if w is c[-1]:
-                note(f"'{f.name}' stays as it is: of {cheapest.bits} bits it alone would leave {_db(cheapest.noise)}")
-            else:
-                note(f"'{f.name}': {w.bits} bits, {w.nbytes:,} bytes, alone {_db(w.noise)} expected")
+    own = (options.max_error, options.min_snr, options.drop)
+    users = (ctx.max_error, ctx.min_snr, None if ctx.metric is None else ctx.metric.max_drop)
+    for (max_error, min_snr, drop), share in ((own, 1.0), (users, SHARE)):
+        if any(x is not None for x in (max_error, min_snr, drop)):
+            return Allowed(max_error, min_snr, share, drop)
+    return None if options.size is not None or options.bits is not None else Allowed(None, MIN_SNR)
 
 
 def _open(weight: weight_grid.Weight) -> bool:
@@ -253,38 +187,9 @@ def _open(weight: weight_grid.Weight) -> bool:
     return not rounded
 
 
-def _rest(model: ir.Model, names: set[str], ctx: Context) -> int:
-    """Bytes of the constants that stay as they are, as they are stored."""
-    total = 0
-    for value, tensor in constants(model):
-        if value.name in names:
-            continue
-        grid = grids.read(value)
-        form = None if grid is None else store(grid, tensor.numpy(), ctx.target.storage)
-        half = ctx.target.float16 and tensor.dtype == ir.DataType.FLOAT
-        total += form.nbytes if form is not None else tensor.nbytes // (2 if half else 1)
-    return total
-
-
-def _moved(name: str, rounded: Rounded, ctx: Context) -> Rounded:
-    """The same, where it may stay."""
-    return replace(rounded, tensor=ctx.scratch.tensor(rounded.tensor.numpy().copy(), name))
-
-
 def _bytes(text: str) -> float | None:
     found = re.fullmatch(r"([0-9.]+)\s*(|B|kB|MB|GB)", text.strip())
     try:
         return float(found[1]) * _UNITS[found[2]] if found else None
     except ValueError:
         return None
-
-
-def _megabytes(plan: Plan) -> str:
-    return f"{size(plan) / 1e6:.3f} MB"
-
-
-def _db(power: float) -> str:
-    """A noise power over signal power as a signal-to-noise ratio."""
-    if power <= 0:
-        return "no noise"
-    return f"{-10 * math.log10(power):.1f} dB" if power < math.inf else "nothing but NaN or infinities"

@@ -8,155 +8,33 @@ held out. So a rounding that fits the samples too well does not look better than
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.calibration.batching import samples
 from ..compiler.calibration.statistics import Moments
-from ..compiler.calibration.streaming import Runs
-from ..compiler.numerics import Meter, looks_like_logits
+from ..compiler.parallel import cores, each
 from ..compiler.passbase import Context
 from ..compiler.quantization.feedback import centred
 from ..compiler.quantization.gridfit import GridSpec
-from ..compiler.session import Session
-from ..compiler.synthesis import synthesise
-from ..compiler.verify import Comparison
-from ..compiler.weights import Scratch, release, release_tensor
-from .bit_budget import Width
+from ..compiler.weights import Scratch, release_tensor
+from .bit_budget import Curve, Plan, Width
 from .calibrated import with_moments
-from .round_weights import Rounded, replace_weights, round_weight
+from .fisher_noise import fisher_noise
+from .measurements import Measurements
+from .probe import Alone, Probe, alone
+from .round_weights import Rounded, round_weight
 from .stored_forms import store
 from .weight_grid import Weight
 
-SAMPLES = 32
-"""Samples that the model is run with for each weight."""
 BITS = 3
 """Bits that a weight is rounded to while its noise is measured: few, so that the noise stands out."""
 LOUD = 0.1
 """Noise power over signal power above which noise no longer grows with the error: then measured with more bits."""
-PEAKED = 4.0
-"""Times the mean that the largest of a row's probabilities must be, or a half, for an output to be scores."""
-
-PEAK = 16.0
-"""How many times the mean square error the square of the largest error is at first taken to be."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """How far the outputs are from those of the model as it was.
-
-    Attributes:
-        noise: noise power over signal power of the worst output, probabilities in place of scores.
-        snr: the least signal-to-noise ratio of an output as it is, in dB.
-        error: the largest error relative to the largest value of its output.
-    """
-
-    noise: float
-    snr: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """Errors that the outputs may have, and which share of their power."""
-
-    max_error: float | None
-    min_snr: float | None
-    share: float = 1.0
-
-    def excess(self, found: Damage) -> float:
-        """How far over what is allowed this is, as a ratio of powers."""
-        largest = 0.0 if self.max_error is None else (found.error / self.max_error) ** 2
-        power = 0.0 if self.min_snr is None else 10 ** ((self.min_snr - found.snr) / 10)
-        return max(largest, power) / self.share
-
-    @property
-    def guess(self) -> float:
-        """What the excess may be for each unit of expected noise, before anything is measured."""
-        largest = 0.0 if self.max_error is None else PEAK / self.max_error**2
-        power = 0.0 if self.min_snr is None else 10 ** (self.min_snr / 10)
-        return max(largest, power) / self.share
-
-
-class Probe:
-    """Runs a model with some weights rounded. `scores`: whether outputs are scores of classes; None: by their looks."""
-
-    def __init__(self, model: ir.Model, runs: Runs, scores: bool | None = None) -> None:
-        self._model, self._runs = model, runs
-        session = Session(model)
-        self._wanted = [session.run(feeds) for feeds in self._runs]
-        release(model)
-        every = {n: [w[n] for w in self._wanted] for n in self._wanted[0]}
-        self._floats = {n for n, arrays in every.items() if arrays[0].dtype.kind == "f" and any(map(np.any, arrays))}
-        self.views = {n: _view(every[n][0], n, scores) for n in sorted(self._floats)}
-
-    @property
-    def as_classes(self) -> list[str]:
-        """The outputs that are compared as probabilities of classes."""
-        return [n for n, view in self.views.items() if view]
-
-    def damage(self, rounded: Mapping[str, Rounded]) -> Damage:
-        """What is lost when these weights are rounded."""
-        trial = self._model.clone()
-        replace_weights(trial, rounded)
-        session = Session(trial)
-        plain = {n: Meter(n) for n in self._wanted[0]}
-        seen = {n: Meter(n) for n in self._floats}
-        for feeds, wanted in zip(self._runs, self._wanted, strict=True):
-            got = session.run(feeds)
-            for n, reference in wanted.items():
-                plain[n].add(reference, got[n])
-                if n in seen:
-                    seen[n].add(_viewed(reference, self.views[n]), _viewed(got[n], self.views[n]))
-        release(trial)
-        whole = {n: m.result() for n, m in plain.items()}
-        noises = [10 ** (-m.result().snr_db / 10) for m in seen.values()] or [d.max_rel for d in whole.values()]
-        found = Comparison(whole)
-        return Damage(max(noises, default=0.0), found.snr_db, found.max_rel)
-
-
-def some_runs(model: ir.Model, ctx: Context) -> Runs:
-    """Runs of about `SAMPLES` samples: some of each where runs can be cut, else some runs, evenly spread."""
-    runs = ctx.runs or (ctx.inputs or synthesise(model, ctx.seed),)
-    total = sum(samples(feeds) for feeds in runs)
-    if total <= SAMPLES:
-        return runs
-    fixed = any(v.shape is None or not len(v.shape) or isinstance(v.shape[0], int) for v in model.graph.inputs)
-    if fixed or any(len({a.shape[0] for a in feeds.values()}) != 1 for feeds in runs):
-        return runs[:: total // SAMPLES]
-    runs = runs[:: max(1, len(runs) // SAMPLES)]
-    each = -(-SAMPLES // len(runs))
-    return [{n: a[:each] for n, a in feeds.items()} for feeds in runs]
-
-
-def _view(reference: np.ndarray, name: str, scores: bool | None) -> str:
-    """How an output is compared: `softmax` of it, its `root`, or as it is (empty)."""
-    if scores is False or reference.ndim < 2 or reference.shape[-1] < 2 or not np.isfinite(reference).all():
-        return ""
-    if (reference >= 0).all() and np.allclose(reference.sum(-1, dtype=np.float64), 1, atol=1e-3):
-        return "root"
-    if scores is None:
-        if not looks_like_logits(reference, name):
-            return ""
-        # A normalised embedding has the shape of scores, too; a softmax makes nearly equal numbers of it.
-        top = float(np.square(_viewed(reference, "softmax")).max(-1).mean())
-        return "softmax" if top >= min(0.5, PEAKED / reference.shape[-1]) else ""
-    return "softmax"
-
-
-def _viewed(array: np.ndarray, view: str) -> np.ndarray:
-    """Roots of probabilities: the distance of two is Hellinger's. What adds the same to all scores changes nothing."""
-    if not view:
-        return array
-    x = array.astype(np.float64)
-    with np.errstate(all="ignore"):
-        if view == "softmax":
-            x = np.exp(x - x.max(-1, keepdims=True))
-            x /= x.sum(-1, keepdims=True)
-        return np.asarray(np.sqrt(np.maximum(x, 0)))
+COMMON = 4
+"""Bits that all weights are rounded to at once, to see how much of the noise gradients tell."""
 
 
 @dataclass(eq=False)
@@ -165,9 +43,10 @@ class Fitted:
 
     Attributes:
         plain: bits and bytes of the weight as it is.
-        rounded: by bits.
-        nbytes: as stored, by bits.
+        rounded: by bits, as far as it is needed.
+        nbytes: as stored, by bits: the widths that the weight may have.
         losses: by bits: the error of its layer's outputs to be expected, and on the samples that it was fitted to.
+        biases: the names of biases that change with it.
     """
 
     weight: Weight
@@ -176,6 +55,7 @@ class Fitted:
     rounded: dict[int, Rounded] = field(default_factory=dict)
     nbytes: dict[int, int] = field(default_factory=dict)
     losses: dict[int, tuple[float, float]] = field(default_factory=dict)
+    biases: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -183,33 +63,86 @@ class Fitted:
         return self.weight.value.name or ""
 
 
-def fitted(
-    model: ir.Model, weights: Sequence[Weight], specs: Mapping[int, GridSpec], ctx: Context, spool: Scratch
-) -> list[Fitted]:
-    """The weights at each width (kept in `spool`), in their order; those that can't be rounded are left out."""
-    inside = replace(ctx, scratch=spool)
-    pairs = with_moments(model, weights, ctx) if ctx.given else ((w, None) for w in weights)
-    found = {w.value: _fitted(w, specs, inside, known) for w, known in pairs}
-    return [f for w in weights if (f := found[w.value]) is not None]
+class Fits:
+    """Weights rounded to each width of `specs`: all at first, as far as `known` doesn't tell what comes of it.
+
+    Rounded weights lie in `spool`. Those that can't be rounded are left out of `found`, which keeps the order.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        weights: Sequence[Weight],
+        specs: Mapping[int, GridSpec],
+        ctx: Context,
+        spool: Scratch,
+        known: Measurements,
+        jobs: int = 0,
+    ) -> None:
+        self.model, self.known, self.jobs = model, known, cores(jobs)
+        self._specs, self._ctx = specs, ctx
+        self._inside = replace(ctx, scratch=spool, notes=ctx.notes)
+        wide = 16 if ctx.target.float16 else 32
+        every = [Fitted(w, n := _elements(w), Width(wide, n * wide // 8, 0.0)) for w in weights]
+        new = [f for f in every if not self._recall(f)]
+        self._fit([(f, list(specs)) for f in new], "rounding weights to all widths")
+        self.found = [f for f in every if f.nbytes]
+
+    def rounded(self, plan: Plan) -> dict[str, Rounded]:
+        """The weights of a plan of all `found`, by name, those that it rounds."""
+        pairs = [(f, w.bits) for f, w in zip(self.found, plan, strict=True) if w.bits in f.nbytes]
+        self.need((f, [b]) for f, b in pairs)
+        return {f.name: f.rounded[b] for f, b in pairs}
+
+    def need(self, wanted: Iterator[tuple[Fitted, Sequence[int]]]) -> None:
+        """Round weights, to these bits, that are known from an earlier search only."""
+        missing = [(f, [b for b in bits if b not in f.rounded]) for f, bits in wanted]
+        self._fit([(f, bits) for f, bits in missing if bits], "rounding weights again")
+
+    def _recall(self, fitted: Fitted) -> bool:
+        found = self.known.get("weight", fitted.name)
+        if found is None:
+            return False
+        for bits, (nbytes, expected, seen) in found["widths"].items():
+            fitted.nbytes[int(bits)], fitted.losses[int(bits)] = nbytes, (expected, seen)
+        fitted.biases.update(found["biases"])
+        return True
+
+    def _fit(self, wanted: Sequence[tuple[Fitted, Sequence[int]]], what: str) -> None:
+        by_value = {f.weight.value: (f, bits) for f, bits in wanted}
+        weights = [f.weight for f, _ in wanted]
+        if not weights:
+            return
+        pairs = with_moments(self.model, weights, self._ctx) if self._ctx.given else ((w, None) for w in weights)
+        done = each(lambda p: self._one(*by_value[p[0].value], p[1]), pairs, self.jobs)
+        for i, _ in enumerate(done):
+            self._ctx.progress(what, i + 1, len(weights))
+
+    def _one(self, fitted: Fitted, wanted: Sequence[int], moments: Moments | None) -> None:
+        weight, first = fitted.weight, not fitted.nbytes
+        tensor = weight.value.const_value
+        assert tensor is not None
+        for bits in sorted(wanted, reverse=True):
+            rounded = round_weight(weight, self._specs[bits], self._inside, moments)
+            if rounded is None:
+                fitted.nbytes.clear()
+                break
+            array, made = tensor.numpy(), rounded.tensor.numpy()
+            form = store(rounded.grid, made, self._ctx.target.storage)
+            if form is not None and form.nbytes < fitted.plain.nbytes:
+                fitted.rounded[bits], fitted.nbytes[bits] = rounded, form.nbytes
+                fitted.losses[bits] = _losses(array - made, rounded, moments)
+                fitted.biases.update(rounded.biases)
+            release_tensor(tensor)
+            release_tensor(rounded.tensor)
+        if first:
+            found = {b: (n, *fitted.losses[b]) for b, n in fitted.nbytes.items()}
+            self.known.put("weight", fitted.name, widths=found, biases=sorted(fitted.biases))
 
 
-def _fitted(weight: Weight, specs: Mapping[int, GridSpec], ctx: Context, known: Moments | None) -> Fitted | None:
-    tensor = weight.value.const_value
-    assert tensor is not None
-    wide = 16 if ctx.target.float16 else 32
-    found = Fitted(weight, tensor.size, Width(wide, tensor.size * wide // 8, 0.0))
-    for bits in sorted(specs, reverse=True):
-        rounded = round_weight(weight, specs[bits], ctx, known)
-        if rounded is None:
-            return None
-        array, made = tensor.numpy(), rounded.tensor.numpy()
-        form = store(rounded.grid, made, ctx.target.storage)
-        if form is not None and form.nbytes < found.plain.nbytes:
-            found.rounded[bits], found.nbytes[bits] = rounded, form.nbytes
-            found.losses[bits] = _losses(array - made, rounded, known)
-        release_tensor(tensor)
-        release_tensor(rounded.tensor)
-    return found if found.rounded else None
+def _elements(weight: Weight) -> int:
+    assert weight.value.const_value is not None
+    return int(weight.value.const_value.size)
 
 
 def _losses(error: np.ndarray, rounded: Rounded, known: Moments | None) -> tuple[float, float]:
@@ -223,16 +156,55 @@ def _losses(error: np.ndarray, rounded: Rounded, known: Moments | None) -> tuple
     return rounded.loss, whole.loss(known.layer.matrix(error))
 
 
-def widths(weight: Fitted, probe: Probe) -> list[Width]:
-    """The widths of a weight and the noise to be expected at each, from one run, or a few where noise is loud."""
-    scale = math.inf
-    for bits in _measured(list(weight.rounded)):
-        measured = probe.damage({weight.name: weight.rounded[bits]}).noise
-        seen = weight.losses[bits][1]
+def curves(fits: Fits, probe: Probe, ctx: Context, by: str) -> list[Curve]:
+    """The widths of each weight and the noise to be expected at each."""
+    return by_gradients(fits, probe, ctx) if by == "fisher" else by_outputs(fits, probe, ctx)
+
+
+def by_outputs(fits: Fits, probe: Probe, ctx: Context) -> list[Curve]:
+    """One run for each weight, a few where noise is loud."""
+    every: dict[int, Curve] = {}
+    left: list[int] = []
+    for i, f in enumerate(fits.found):
+        known = fits.known.get("alone", f.name)
+        if known is None:
+            left.append(i)
+        else:
+            every[i] = _widths(f, known["scale"])
+    fits.need((fits.found[i], [next(_measured(fits.found[i].nbytes))]) for i in left)
+    ways = alone(probe, [(f.name, sorted(f.biases)) for f in (fits.found[i] for i in left)], _threads(fits.jobs))
+
+    def one(job: tuple[int, Alone]) -> tuple[int, Curve]:
+        i, way = left[job[0]], job[1]
+        f = fits.found[i]
+        scale = _scale(f, way, fits)
+        fits.known.put("alone", f.name, scale=scale)
+        return i, _widths(f, scale)
+
+    for i, curve in each(one, ways, fits.jobs):
+        every[i] = curve
+        ctx.progress("measuring weights one by one", len(every), len(fits.found))
+    return [every[i] for i in range(len(fits.found))]
+
+
+def _threads(jobs: int) -> int:
+    """Threads of each session: with several sessions at work, one."""
+    return 0 if jobs == 1 else 1
+
+
+def _scale(weight: Fitted, way: Alone, fits: Fits) -> float:
+    """Noise at the outputs for each unit of error of the layer's outputs."""
+    for bits in _measured(weight.nbytes):
+        fits.need(iter([(weight, [bits])]))
+        measured, seen = way.damage(weight.name, weight.rounded[bits]).noise, weight.losses[bits][1]
         scale = 0.0 if measured == 0 else measured / seen if seen > 0 else math.inf
         if measured <= LOUD:
             break
-    found = [Width(b, weight.nbytes[b], _times(scale, weight.losses[b][0])) for b in sorted(weight.rounded)]
+    return scale
+
+
+def _widths(weight: Fitted, scale: float) -> list[Width]:
+    found = [Width(b, n, _times(scale, weight.losses[b][0])) for b, n in sorted(weight.nbytes.items())]
     return [*found, weight.plain]
 
 
@@ -240,8 +212,35 @@ def _times(scale: float, loss: float) -> float:
     return scale * loss if math.isfinite(scale) else math.inf
 
 
-def _measured(bits: Sequence[int]) -> Iterator[int]:
+def _measured(bits: Collection[int]) -> Iterator[int]:
     """At which widths to measure, in order: the usual one, then wider ones."""
     ordered = sorted(bits)
     first = next((b for b in ordered if b >= BITS), ordered[-1])
     yield from (b for b in ordered if b >= first)
+
+
+def by_gradients(fits: Fits, probe: Probe, ctx: Context) -> list[Curve]:
+    """What gradients of the outputs say of the errors at each width, in the unit of what is measured.
+
+    Raises UnsupportedOp where the model can't be differentiated.
+    """
+    found = fits.found
+    known = {f.name: e for f in found if (e := fits.known.get("gradients", f.name)) is not None}
+    if len(known) < len(found):
+        fits.need((f, list(f.nbytes)) for f in found)
+        errors = {f.name: {b: f.rounded[b] for b in f.nbytes} for f in found}
+        noises = fisher_noise(probe, errors, ctx.seed, ctx.progress)
+        common = tuple(min(_widths(f, 1.0)[:-1], key=lambda w: abs(w.bits - COMMON)) for f in found)
+        told = math.fsum(noises[f.name][w.bits] for f, w in zip(found, common, strict=True))
+        measured = probe.damage(fits.rounded(common)).noise
+        unit = measured / told if told > 0 and math.isfinite(measured) else 1.0
+        for f in found:
+            fits.known.put("gradients", f.name, noise={b: n * unit for b, n in noises[f.name].items()})
+            known[f.name] = fits.known.get("gradients", f.name) or {}
+    curves: list[Curve] = []
+    for f in found:
+        noise = {int(b): n for b, n in known[f.name]["noise"].items()}
+        # What was fitted to the samples whose gradients these are does worse on others.
+        over = {b: expected / seen if seen > 0 else 1.0 for b, (expected, seen) in f.losses.items()}
+        curves.append([*(Width(b, n, noise[b] * over[b]) for b, n in sorted(f.nbytes.items())), f.plain])
+    return curves

@@ -161,7 +161,7 @@ def test_over_the_budget_of_the_whole_it_backs_off_and_says_so() -> None:
     ctx.min_snr = 40.0
     Quantize(bits=2).run(model, ctx)
     assert 40 < damage(model, original, x).snr_db < 47
-    assert any("--min-snr allow" in n for n in ctx.notes)
+    assert any("--max-drop allow" in n for n in ctx.notes)
 
 
 def test_a_compiled_model_keeps_the_users_budget() -> None:
