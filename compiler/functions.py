@@ -189,10 +189,15 @@ DECODERS = frozenset(BODIES) - {"Swish"}
 """The functions that make a weight out of what is stored."""
 
 
+def function(name: str) -> ir.Function:
+    """The function `edgec::name`. Raises KeyError when there is no such function."""
+    text = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> {name} {BODIES[name]}'
+    return ir.serde.deserialize_function(onnx.parser.parse_function(text))
+
+
 def declare(model: ir.Model, name: str) -> None:
     """Make the function `edgec::name` known in `model`, once. Raises KeyError when there is no such function."""
     key = (DOMAIN, name, "")
     if key not in model.functions:
-        text = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> {name} {BODIES[name]}'
-        model.functions[key] = ir.serde.deserialize_function(onnx.parser.parse_function(text))
+        model.functions[key] = function(name)
     model.graph.opset_imports.setdefault(DOMAIN, 1)

@@ -17,6 +17,7 @@ from . import process
 from .errors import ModelError
 from .graph import nodes, subgraphs
 from .protos import PLACE, ROUNDED, bare_proto, is_big, nowhere
+from .quantization.predecoded import predecode
 from .rounding import exactly
 
 NO_KERNEL = ("Attention", "CastLike")
@@ -69,7 +70,8 @@ class Session:
 
     With `exact`, nothing is rounded: the model runs without its rounding pairs. `options` takes the place of the frugal
     ones that suit a single run. Of the operators in `written`, onnxruntime gets the definition; `edit` changes the
-    protobuf before onnxruntime gets it: names of nodes, say.
+    protobuf before onnxruntime gets it: names of nodes, say. Packed weights are decoded beforehand, by the definitions
+    of compiler/functions.py in numpy; with `bodies`, or with `options`, onnxruntime runs the functions in the model.
     Weights are passed by reference, so the model's tensors must outlive the session (it keeps them).
     """
 
@@ -82,10 +84,13 @@ class Session:
         options: Any = None,
         written: Collection[str] = (),
         edit: Callable[[onnx.ModelProto], None] | None = None,
+        bodies: bool = False,
     ) -> None:
         ort = process.onnxruntime()
 
         proto, tensors = _runnable(model, exact, frozenset((*NO_KERNEL, *written)))
+        if options is None and not bodies:
+            predecode(model, proto, tensors, PLACE)
         if edit is not None:
             edit(proto)
         options = options if options is not None else _frugal()
@@ -127,6 +132,23 @@ class Session:
         except Exception as e:
             raise ModelError(f"onnxruntime failed while running the model: {_first_line(e)}") from e
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+
+
+class Saved(Session):
+    """A session for a file, as its users run it: onnxruntime optimises it, and computes integers in integers."""
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        ort = process.onnxruntime()
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as e:
+            raise ModelError(f"onnxruntime can't run {path.name}: {_first_line(e)}") from e
+        self.inputs = [i.name for i in self._session.get_inputs()]
+        self.outputs = [o.name for o in self._session.get_outputs()]
 
 
 def _frugal() -> Any:

@@ -72,7 +72,7 @@ def roots(model: ir.Model) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
 
 
 def dense(model: ir.Model, value: ir.Value, chain: list[ir.Node]) -> np.ndarray:
-    """The weight, as onnxruntime unpacks it. Only that one is in memory. Raises ModelError."""
+    """The weight, as a session unpacks it. Only that one is in memory. Raises ModelError."""
     twins: dict[ir.Value, ir.Value] = {}
     stored: list[ir.Value] = []
     copies: list[ir.Node] = []
@@ -88,7 +88,9 @@ def dense(model: ir.Model, value: ir.Value, chain: list[ir.Node]) -> np.ndarray:
         made.name, made.type, made.shape = f"v{len(copies)}", node.outputs[0].type, node.outputs[0].shape
         twins[node.outputs[0]] = made
         copies.append(copy)
-    out = twins[value]
+    copies.append(ir.node("Identity", [twins[value]], name="whole"))  # A graph's output is left to onnxruntime.
+    out = copies[-1].outputs[0]
+    out.name, out.type, out.shape = "whole", value.type, value.shape
     imports = {"": OPSET, DOMAIN: 1}
     graph = ir.Graph([], [out], nodes=copies, initializers=stored, opset_imports=imports, name="packed")
     alone = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))

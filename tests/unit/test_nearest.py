@@ -1,4 +1,4 @@
-"""The nearest point, exactly: of neighbours that float32 has nothing between, of denormals, and where two are as near."""
+"""The nearest point, exactly: of numbers that float32 has nothing between, of denormals, and where two are as near."""
 
 from __future__ import annotations
 
