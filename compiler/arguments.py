@@ -55,6 +55,7 @@ def compiler_parser() -> argparse.ArgumentParser:
         "--max-error", type=error_limit, metavar="X", help="largest error allowed, relative to the largest output"
     )
     g.add_argument("--min-snr", type=limit, metavar="DB", help="smallest signal-to-noise ratio allowed, in decibels")
+    add_metric(g)
     g.add_argument(
         "--verify", choices=("each", "end", "off"), default="each", help="when to check (default: each pass)"
     )
@@ -69,6 +70,7 @@ def compiler_parser() -> argparse.ArgumentParser:
     g.add_argument("--print-after-change", action="store_true", help="print what each pass changed, as a diff")
     g.add_argument("--time-passes", action="store_true", help="print the time of every pass")
     g.add_argument("--save-temps", metavar="DIR", help="save the model after each pass that changed it")
+    g.add_argument("--resume", metavar="FILE", help="keep what takes long to measure, to go on after an interrupt")
     g.add_argument("--bisect-limit", type=count, metavar="N", help="run only the first N passes")
 
     g = p.add_argument_group("output")
@@ -78,6 +80,13 @@ def compiler_parser() -> argparse.ArgumentParser:
     g.add_argument("-q", dest="quiet", action="store_true", help="print errors, and what other options ask for, only")
     g.add_argument("-v", dest="verbose", action="count", default=0, help="print what almost fired, too")
     return p
+
+
+def add_metric(p: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare what measures how well a model does its task."""
+    p.add_argument("--metric", metavar="NAME|module:fn", help="what it is for: accuracy, top5, iou, …, or a function")
+    p.add_argument("--data", metavar="FILE.npz", help="what --metric is measured on: inputs and `labels`")
+    p.add_argument("--max-drop", type=error_limit, metavar="X", help="points of --metric that may be lost: 0.01, say")
 
 
 def check_name(path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from . import process
 from .analysis import arguments as analyze
 from .argtypes import error_limit, limit
-from .arguments import SHAPE, check_source
+from .arguments import SHAPE, add_metric, check_source
 from .channels import command as groups
 from .freeze import parse_shape
 from .plugins import PASSES, entries, find_pass
@@ -48,6 +48,7 @@ def arguments(name: str, p: argparse.ArgumentParser) -> None:
         p.add_argument(
             "--min-snr", type=limit, default=None, metavar="DB", help="smallest signal-to-noise ratio, in dB"
         )
+        add_metric(p)
     if name == "ops":
         p.add_argument("--target", default="ios", help="the target (default: ios)")
 
@@ -151,22 +152,27 @@ def _verify(o: argparse.Namespace, console: Callable[[], Any]) -> int:
 
     for path in (o.a, o.b):
         check_source(Path(path))
-    found = driver.verify(o.a, o.b, o.inputs, dict(parse_shape(s) for s in o.shape))
-    ok = (o.min_snr is None or found.snr_db >= o.min_snr) and (
-        found.within(o.max_error if o.max_error is not None else EXACT)
-        or (o.max_error is None and o.min_snr is not None)
+    shapes = dict(parse_shape(s) for s in o.shape)
+    found = driver.verify(o.a, o.b, o.inputs, shapes, metric=o.metric, data=o.data, max_drop=o.max_drop)
+    # Without a limit the models must be equal.
+    error = EXACT if (o.max_error, o.min_snr, o.max_drop) == (None, None, None) else o.max_error
+    ok = (
+        (o.min_snr is None or found.snr_db >= o.min_snr)
+        and (error is None or found.within(error))
+        and (found.score is None or found.score.ok)
     )
     if o.json:
-        from .report import comparison_json
+        from .report import comparison_json, score_json
 
-        print(json.dumps({"version": 1, "same": ok, "outputs": comparison_json(found)}, indent=2))
+        document = {"version": 1, "same": ok, "outputs": comparison_json(found), "metric": score_json(found.score)}
+        print(json.dumps(document, indent=2))
     else:
         from .report_terminal import print_comparison
 
         print_comparison(found, console())
         limits = [] if o.min_snr is None else [f"--min-snr {o.min_snr:g}"]
-        if o.max_error is not None or o.min_snr is None:
-            limits.append(f"--max-error {EXACT if o.max_error is None else o.max_error:g}")
+        limits += [] if error is None else [f"--max-error {error:g}"]
+        limits += [] if o.max_drop is None else [f"--max-drop {o.max_drop:g}"]
         wrong = f"The models differ by more than {' and '.join(limits)} allows."
         print("The models compute the same." if ok else wrong)
     return 0 if ok else 1

@@ -58,16 +58,12 @@ class Samples:
         return cls(runs, True, labels, count)
 
     @classmethod
-    def with_more(
-        cls, model: ir.Model, data: str | Path | Mapping[str, np.ndarray]
-    ) -> tuple[Samples, Mapping[str, np.ndarray]]:
+    def with_more(cls, model: ir.Model, data: Mapping[str, np.ndarray]) -> tuple[Samples, Mapping[str, np.ndarray]]:
         """The samples in `data`, and all of its arrays: labels and whatever else a metric wants. Raises UsageError."""
-        source = f"'{data}'" if isinstance(data, str | Path) else "data"
-        arrays = read_arrays(data) if isinstance(data, str | Path) else {n: np.asarray(a) for n, a in data.items()}
         ports = {v.name for v in model.graph.inputs}
-        fitted = fit_inputs({n: a for n, a in arrays.items() if n in ports}, model, source)
+        fitted = fit_inputs({n: a for n, a in data.items() if n in ports}, model, "data")
         count = max((a.shape[0] for a in fitted.values() if a.ndim), default=1)
-        return cls(tuple(batches(fitted, model)), True, None, count), arrays | fitted
+        return cls(tuple(batches(fitted, model)), True, None, count), {**data, **fitted}
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         return iter(self.runs)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import resource
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,8 +18,10 @@ from .compilation import Clock, Compilation, Hooks
 from .cost import stats
 from .cost.records import Analysis
 from .data import Samples
+from .environment import peak_bytes, versions
 from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
+from .guard.task import Task, with_data
 from .latency import Shrunk, faster_by, time_change
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
@@ -63,12 +63,17 @@ def compile(
     precision: str | None = None,
     max_error: float | None = None,
     min_snr: float | None = None,
+    metric: str | Callable[..., float] | None = None,
+    data: Inputs | None = None,
+    max_drop: float | None = None,
     verify: VerifyMode = "each",
     latency: bool = True,
+    layers: bool = False,
     strict: bool = False,
     io: str = "fp32",
     opset: int | None = None,
     bisect_limit: int | None = None,
+    resume: str | Path | None = None,
     reproducers: str | Path | None = None,
     workdir: str | Path | None = None,
     name: str | None = None,
@@ -87,13 +92,19 @@ def compile(
         precision: fp16 or fp32; else what level and target imply.
         max_error: largest error of any output against the original model, relative to that output's largest value.
         min_snr: smallest signal-to-noise ratio of any output against the original model, in dB.
+        metric: what the model is for: a name, `module:function`, or a function of outputs and data (docs/guard.md).
+        data: what `metric` is measured on, arrays or the path of an .npz: inputs, labels, and what else it wants. By
+            default `inputs`, and the other way round.
+        max_drop: how many points of the metric may be lost, in its own unit.
         verify: check after each pass that rewrote something, only at the end, or never. The file is proven unless off.
         latency: where passes removed parts of the model, or its activations are integers in an ONNX file, time it
             before and after. Not with verify="off".
+        layers: measure where the damage of lossy passes arises, layer by layer, for the report.
         strict: a pass that breaks its promise is an error instead of being undone.
         io: element type of float inputs and outputs of the file, fp32 or fp16.
         opset: ONNX targets: the opset of the file.
         bisect_limit: run only so many passes.
+        resume: file in which long measurements are kept, so that an interrupted compilation goes on where it was.
         reproducers: folder for the input of a pass that was undone.
         workdir: folder for temporary files; the compiled file is made there.
         name: name of the compiled file; else the source's, with the target's suffix.
@@ -112,7 +123,15 @@ def compile(
     h = clock.hooks
     shrunk = Shrunk(steps, h.pass_ended)
     watched = Options(
-        verify, strict, max_error, min_snr, bisect_limit, _path(reproducers), h.pass_started, shrunk.ended
+        verify,
+        strict,
+        max_error,
+        min_snr,
+        bisect_limit,
+        _path(reproducers),
+        h.pass_started,
+        shrunk.ended,
+        layers,
     )
     scratch = Scratch(_path(workdir))
     try:
@@ -120,14 +139,17 @@ def compile(
             model = _load_for(where, source, shapes)
             h.loaded(model)
         with clock("reference"), _naming(source):
+            inputs, data = with_data(model, inputs, data)
             ref = Reference.of(model, inputs, verify)
+            task = Task.wanted(ref.model, metric, data, max_drop)
         report = Report(_name(source), level=level, target=where.name, precision=kind, seconds=clock.seconds)
         _describe(report, model, ref, source)
         with clock("passes"):
             samples = ref.samples
             context = Context(
                 where, scratch, samples.first, samples.given, runs=samples.runs, labels=samples.labels,
-                max_error=max_error, min_snr=min_snr,
+                max_error=max_error, min_snr=min_snr, metric=task, original=ref.outputs,
+                resume=_path(resume), progress=h.progress,
             )  # fmt: skip
             manager = Manager(context, watched, ref.outputs, ref.other)
             model = manager.run(model, steps)
@@ -138,7 +160,7 @@ def compile(
         _describe_file(report, model, emitted)
         if verify != "off":
             with clock("proof"):
-                report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load)
+                report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load, task)
             report.accuracy = report.proof.accuracy
             change = faster_by(ref.model, model, shrunk.model, where) if latency else None
             if change is not None:
@@ -183,17 +205,23 @@ def verify(
     b: Source,
     inputs: Inputs | None = None,
     shapes: Shapes | None = None,
+    *,
+    metric: str | Callable[..., float] | None = None,
+    data: Inputs | None = None,
+    max_drop: float | None = None,
 ) -> Comparison:
     """Do two models compute the same? Any two that a frontend can load; ports are matched by name, else by order.
 
-    Raises ModelError when the interfaces can't be matched.
+    With `metric` and `data` (as for `compile`) `score` of the result says how well each of them does its task.
+    Raises UsageError for inputs or data that don't fit, ModelError when the interfaces can't be matched.
     """
     first, second = load(a), load(b)
     freeze.fix(first, shapes or {})
     for model in (first, second):
         check_operators(model)
-    samples = Samples.of(first, inputs)
-    return proof.compare_models(first, second, samples)
+    inputs, data = with_data(first, inputs, data)
+    samples, task = Samples.of(first, inputs), Task.wanted(first, metric, data, max_drop)
+    return proof.compare_models(first, second, samples, task)
 
 
 def analyze(source: Source, *, shapes: Shapes | None = None, zeros: bool = False) -> Analysis:
@@ -283,17 +311,3 @@ def _name(source: Source) -> str:
 
 def _stem(source: Source) -> str:
     return Path(source).stem if isinstance(source, str | Path) else type(source).__name__.lower()
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process, in bytes (getrusage: kilobytes on Linux, bytes on macOS)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
-    import importlib.metadata as metadata
-
-    names = ("edgec", "onnx", "onnx-ir", "onnxruntime", "coremltools", "numpy")
-    return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in names}}

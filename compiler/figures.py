@@ -77,6 +77,11 @@ def error(x: float) -> str:
     return "0" if x == 0 else f"{x:.1e}" if math.isfinite(x) else f"{x}"
 
 
+def score(x: float) -> str:
+    """A metric, of four digits: `0.9937`, `12.31`."""
+    return f"{x:.4g}"
+
+
 def decibels(x: float) -> str:
     """A signal-to-noise ratio: `118.2 dB`; `equal` where there is no noise."""
     if x == math.inf:

@@ -15,6 +15,9 @@ from . import shapes
 from .checks import Interface, check_structure
 from .cost import count_nodes
 from .errors import EdgecError, ModelError, PassFailed
+from .guard.backoff import back_off
+from .guard.budget import Budget
+from .guard.layers import changed_layers
 from .passbase import Context, Pass
 from .records import PassRecord
 from .verify import EXACT_TOLERANCE, Comparison, OtherSizes, compare_outputs, outputs_of, tolerance
@@ -24,6 +27,11 @@ Outputs = Mapping[str, np.ndarray]
 
 GROWTH = 1.25
 """How much an exact pass may enlarge the stored weights before it counts as a fault (a packed weight made dense)."""
+
+LONG = 60.0
+"""Seconds that looking at the layers behind a lossy pass may take."""
+SIDE_BY_SIDE = 4
+"""How many times longer than a run of the model that takes."""
 
 
 @dataclass
@@ -38,6 +46,7 @@ class Options:
         bisect_limit: how many passes may run; the rest are skipped. To find the pass that breaks a model.
         reproducers: where the input of an undone pass is saved; None: nowhere.
         started, ended: called around each pass.
+        layers: measure where the damage of lossy passes arises, layer by layer.
     """
 
     verify: VerifyMode = "each"
@@ -48,6 +57,7 @@ class Options:
     reproducers: Path | None = None
     started: Callable[[Pass, int, int], None] = lambda *_: None
     ended: Callable[[PassRecord, ir.Model], None] = lambda *_: None
+    layers: bool = False
 
 
 @dataclass
@@ -95,10 +105,11 @@ class Manager:
     def _one(
         self, p: Pass, record: PassRecord, model: ir.Model, kept: ir.Model | None, interface: Interface
     ) -> ir.Model:
-        self.ctx.notes = record.notes
+        self.ctx.notes, self.ctx.tradeoff = record.notes, None
         start = time.perf_counter()
         try:
             record.rewrites = p.run(model, self.ctx)
+            record.tradeoff = self.ctx.tradeoff
             if record.rewrites:
                 shapes.infer(model)
             record.seconds = time.perf_counter() - start
@@ -123,11 +134,7 @@ class Manager:
         try:
             check_structure(model, interface)
             if p.lossy:
-                got = outputs_of(model, *self._runs)
-                if self.other is not None:
-                    self.other.check(got)
-                record.loss = compare_outputs(self.original, {n: got[n] for n in self.original})
-                self._check_budget(record.loss)
+                self._check_loss(p, record, model, kept)
                 self._exact_ref = None
             else:
                 if self._exact_ref is None:
@@ -148,12 +155,34 @@ class Manager:
             return found.within(base)
         return found.within(tolerance(model, self._runs, reference, base))
 
-    def _check_budget(self, loss: Comparison) -> None:
+    def _check_loss(self, p: Pass, record: PassRecord, model: ir.Model, kept: ir.Model) -> None:
+        """Measure what was lost in all; over the budget, take back as much of the pass as brings it within."""
         o = self.options
-        if o.max_error is not None and not loss.within(o.max_error):
-            raise ModelError(f"over --max-error {o.max_error:g}: {loss.worst_line()}")
-        if o.min_snr is not None and loss.snr_db < o.min_snr:
-            raise ModelError(f"under --min-snr {o.min_snr:g} dB: {loss.worst_line()}")
+        budget = Budget(self.original, self.ctx.inputs, o.max_error, o.min_snr, self.ctx.metric, self.other)
+        start = time.perf_counter()
+        loss = budget.loss(model)
+        seconds = time.perf_counter() - start
+        record.loss, record.score = loss.outputs, loss.score
+        why = budget.over(loss)
+        if why and o.strict:
+            raise ModelError(why)
+        if why:
+            retreat = back_off(p, kept, model, loss, budget, self.ctx)
+            record.loss, record.score, record.kept = retreat.loss.outputs, retreat.loss.score, retreat.kept
+            record.retreat = [why, *retreat.lines()]
+            check_structure(model, Interface.of(kept))
+        if o.layers:
+            self._look_at_layers(record, model, kept, seconds)
+
+    def _look_at_layers(self, record: PassRecord, model: ir.Model, kept: ir.Model, seconds: float) -> None:
+        """Find out where the damage arises, unless that takes long; a run of the model took `seconds`."""
+        if SIDE_BY_SIDE * seconds > LONG:
+            self.ctx.note(f"layers are not looked at: it would take more than {LONG:.0f} s")
+            return
+        try:
+            record.layers = changed_layers(kept, model, self.ctx.inputs)
+        except ModelError as e:
+            self.ctx.note(f"layers are not looked at: {e}")
 
     def _undo(self, p: Pass, record: PassRecord, kept: ir.Model | None, why: str) -> ir.Model:
         record.status, record.why = "undone", why

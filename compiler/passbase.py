@@ -67,6 +67,12 @@ class Context:
     progress: Callable[[str, int, int], None] = lambda *_: None
     tradeoff: Tradeoff | None = None
 
+    @property
+    def budget(self) -> bool:
+        """Whether the user has said what may be lost in all."""
+        max_drop = None if self.metric is None else self.metric.max_drop
+        return any(x is not None for x in (self.max_error, self.min_snr, max_drop))
+
     def measured(self, who: str, what: str) -> Sequence[Mapping[str, np.ndarray]]:
         """All sets of inputs, for what the option `what` of the pass `who` measures. Raises UsageError without any."""
         runs = self.runs or ((self.inputs,) if self.inputs else ())

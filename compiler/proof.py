@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from .backend import Emitted
 from .data import Samples
 from .errors import ModelError
 from .graph import shape
+from .guard.task import Task
 from .numerics import Meter
 from .operators import probe
 from .records import Proof, Report
@@ -86,8 +87,11 @@ def prove(
     max_error: float | None,
     min_snr: float | None,
     load: Callable[[Path], ir.Model],
+    task: Task | None = None,
 ) -> Proof:
     """Read `emitted` back and compare it with `model` (exact) and with the original (loss) on all samples.
+
+    The metric of `task` is measured of what was read back, too, on its own samples.
 
     Where dimensions are free, the first comparison runs at other sizes as well; there, shapes must be the original's.
     Structural faults that the frontend finds while loading are in `problems`.
@@ -126,12 +130,18 @@ def prove(
         _add(meters, ref, got)
         score.add(ref, got)
     proof.loss, proof.accuracy = _comparison(meters), score.result()
+    if task is not None:
+        try:
+            proof.score = task.result(task.score(lambda inputs: rounded.run(inputs, reference.outputs)))
+        except ModelError as e:
+            proof.problems.append(str(e))
     release(lifted)
     proof.ok = (
         not proof.problems
         and proof.exact.within(proof.exact_tolerance)
         and (max_error is None or proof.loss.within(max_error))
         and (min_snr is None or proof.loss.snr_db >= min_snr)
+        and (proof.score is None or proof.score.ok)
     )
     proof.seconds = time.perf_counter() - start
     return proof
@@ -156,8 +166,11 @@ def _run(
     return found
 
 
-def compare_models(a: ir.Model, b: ir.Model, samples: Samples) -> Comparison:
-    """Run two models on the same samples. Ports are matched by name, else by order. Raises ModelError."""
+def compare_models(a: ir.Model, b: ir.Model, samples: Samples, task: Task | None = None) -> Comparison:
+    """Run two models on the same samples. Ports are matched by name, else by order. Raises ModelError.
+
+    `task`, of the first of them, is measured of the second, too.
+    """
     inputs = _matching("input", a.graph.inputs, b.graph.inputs)
     _check_forms(a.graph.inputs, {v.name: v for v in b.graph.inputs}, inputs)
     outputs = _matching("output", a.graph.outputs, b.graph.outputs)
@@ -166,7 +179,10 @@ def compare_models(a: ir.Model, b: ir.Model, samples: Samples) -> Comparison:
     for feeds in samples:
         ref = first.run(feeds)
         _add(meters, ref, second.run(feeds, ref))
-    return _comparison(meters)
+    found = _comparison(meters)
+    if task is None:
+        return found
+    return replace(found, score=task.result(task.score(lambda inputs: second.run(inputs, ref))))
 
 
 def _matching(what: str, ours: Sequence[ir.Value], theirs: Sequence[ir.Value]) -> dict[str, str]:
@@ -239,6 +255,11 @@ def failure(report: Report) -> str:
             "This is a fault in edgec; nothing was written. Please report it with the model."
         )
     assert p.loss is not None
+    if p.score is not None and not p.score.ok:
+        return (
+            f"the file does its task worse than allowed: {p.score.line()}, over --max-drop {p.score.max_drop:g}\n"
+            "Nothing was written. Allow more (--max-drop) or do less: -O1, --precision fp32."
+        )
     return (
         f"the file differs from the original by more than allowed: {p.loss.worst_line()}\n"
         "Nothing was written. Allow more (--max-error, --min-snr) or do less: -O1, --precision fp32."

@@ -9,6 +9,9 @@ from .verify import Comparison
 
 if TYPE_CHECKING:
     from .cost.records import Analysis
+    from .guard.layers import Layer
+    from .guard.task import Score
+    from .tradeoff import Tradeoff
 
 NOISE = 1.03
 """How many times slower is still called the same: medians of two runs of one model differ by as much."""
@@ -31,6 +34,11 @@ class PassRecord:
         exact: for exact passes, how far outputs moved, rounding stripped; None where it was not run.
         loss: for lossy passes, how far outputs are from the original model's.
         notes: what almost fired and why it didn't; what was kept.
+        score: for lossy passes, the task's metric behind it, where there is one.
+        kept: the tensors that got their old numbers back, since the pass was over the budget.
+        retreat: what was taken back of a pass, and why, in words; nothing where it is as it was.
+        tradeoff: what a search for the bits of weights found, where the pass made one.
+        layers: for lossy passes, where the damage arises, where somebody asked; None where it was not measured.
         why: for an undone pass, what it broke.
         reproducer: for an undone pass, the folder with model, inputs and command.
     """
@@ -45,6 +53,11 @@ class PassRecord:
     exact: Comparison | None = None
     loss: Comparison | None = None
     notes: list[str] = field(default_factory=list)
+    score: Score | None = None
+    kept: tuple[str, ...] = ()
+    retreat: list[str] = field(default_factory=list)
+    layers: list[Layer] | None = None
+    tradeoff: Tradeoff | None = None
     why: str = ""
     reproducer: str = ""
 
@@ -82,6 +95,7 @@ class Proof:
         seconds: time that the proof took.
         probed: how many operators were probed.
         accuracy: with labelled inputs, top-1 of the original and of the file, 0 to 1.
+        score: the task's metric of the original and of the file, where the user named one.
     """
 
     exact: Comparison | None = None
@@ -93,6 +107,7 @@ class Proof:
     seconds: float = 0.0
     probed: int = 0
     accuracy: tuple[float, float] | None = None
+    score: Score | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .guard.layers import Layer
+from .guard.task import Score
 from .numerics import Difference
 from .place import place_text
 from .records import PassRecord, Proof, Report, Stats
@@ -45,6 +47,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "passes": [_pass(p) for p in report.passes],
         "proof": None if report.proof is None else _proof(report.proof),
         "accuracy": _accuracy(report),
+        "metric": score_json(None if report.proof is None else report.proof.score),
         "latency": _latency(report),
         "warnings": list(report.warnings),
         "seconds": {step: _figure(s) for step, s in report.seconds.items()},
@@ -55,6 +58,21 @@ def to_json(report: Report) -> dict[str, Any]:
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Output → its figures; see docs/report.md."""
     return {name: _difference(d) for name, d in comparison.outputs.items()}
+
+
+def score_json(score: Score | None) -> dict[str, Any] | None:
+    """A metric before and after; see docs/report.md."""
+    if score is None:
+        return None
+    return {
+        "name": score.name,
+        "before": _figure(score.before),
+        "after": _figure(score.after),
+        "drop": _figure(score.drop),
+        "samples": score.samples,
+        "larger_is_better": score.larger_is_better,
+        "max_drop": _figure(score.max_drop),
+    }
 
 
 def interface_lines(renamed: Mapping[str, str], contract: Sequence[str]) -> list[str]:
@@ -140,10 +158,18 @@ def _pass(p: PassRecord) -> dict[str, Any]:
         "nodes": p.nodes,
         "exact": _comparison(p.exact),
         "loss": _comparison(p.loss),
+        "metric": score_json(p.score),
+        "retreat": list(p.retreat),
+        "kept": list(p.kept),
+        "layers": None if p.layers is None else [_layer(x) for x in p.layers],
         "notes": list(p.notes),
         "why": p.why or None,
         "reproducer": p.reproducer or None,
     }
+
+
+def _layer(x: Layer) -> dict[str, Any]:
+    return {"name": x.name, "op": x.op, "snr_db": _figure(x.snr_db), "own_snr_db": _figure(x.own_db), "own": x.own}
 
 
 def _proof(p: Proof) -> dict[str, Any]:

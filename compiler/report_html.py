@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import figures as fig
 from .html_parts import Html, bars, card, cell, definitions, number, table, tag
 from .report import interface_lines
+from .report_guard import layers_html
 from .web import ANALYSIS, page
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ KINDS = 14
 def to_html(document: Json, analyses: Sequence[Analysis] = ()) -> str:
     """The page for a report document (see `report.to_json`). `analyses`: of the model before and after, if made."""
     parts = [_head(document), _cards(document), *_warnings(document), _charts(document)]
-    parts += [_passes(document), _proof(document), _interface(document), _environment(document)]
+    parts += [_passes(document), *layers_html(document), _proof(document), _interface(document)]
+    parts.append(_environment(document))
     title = f"{Path(document['source']).name}: edgec report"
     data: Json = {"report": document}
     if not analyses:
@@ -65,7 +67,11 @@ def _cards(d: Json) -> Html:
         t = d["latency"]
         words = f"was {fig.duration(number(t['before']))}, onnxruntime, one thread"
         cards.append(card("One run", fig.duration(number(t["after"])), words))
-    if d["accuracy"] is not None:
+    if d["metric"] is not None:
+        m = d["metric"]
+        words = f"was {fig.score(number(m['before']))}, {m['samples']:,} samples"
+        cards.append(card(m["name"], fig.score(number(m["after"])), words))
+    elif d["accuracy"] is not None:
         acc = d["accuracy"]
         words = f"was {acc['before']:.2%}, {acc['samples']:,} samples"
         cards.append(card("Accuracy", f"{acc['after']:.2%}", words))
@@ -91,6 +97,10 @@ def _warnings(d: Json) -> Iterable[Html]:
             where = f" To reproduce: {p['reproducer']}" if p["reproducer"] else ""
             items.append(tag("li", tag("code", p["spec"]), f": {p['why']}.", tag("span", where, class_="soft")))
         yield tag("section", tag("h2", "Undone"), tag("ul", *items, class_="plain"), class_="bad")
+    part = [p for p in d["passes"] if p["status"] == "ok" and p["retreat"]]
+    if part:
+        items = [tag("li", tag("code", p["spec"]), ": ", ". ".join(p["retreat"])) for p in part]
+        yield tag("section", tag("h2", "Taken back in part"), tag("ul", *items, class_="plain"), class_="warn")
     if d["warnings"]:
         items = [tag("li", w) for w in d["warnings"]]
         yield tag("section", tag("h2", "Warnings"), tag("ul", *items, class_="plain"), class_="warn")
@@ -214,6 +224,8 @@ def _pass_row(p: Json) -> Html:
     elif p["loss"] is not None:
         moved = number(p["loss"]["max_rel"])
         text, style = f"{fig.error(moved)} · {fig.decibels(number(p['loss']['snr_db']))}", "warnt"
+        if p["metric"] is not None:
+            text += f" · {p['metric']['name']} {fig.score(number(p['metric']['after']))}"
     elif p["exact"] is not None:
         moved = number(p["exact"]["max_rel"])
         text, style = "equal" if moved == 0 else fig.error(moved), "good"

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING, Any
 from . import figures as fig
 from .records import PassRecord, Report
 from .report import interface_lines
+from .report_guard import damage, score_line
+from .terminal_parts import BAD, DIM, HEAD, OK, counted, emit, section, table_of
 from .verify import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
-
-# For terminals and pipes whose encoding has none of these.
-_ASCII = str.maketrans(
-    {"→": "->", "✓": "+", "✗": "x", "×": "x", "·": "-", "…": "...", "≤": "<=", "≥": ">=", "–": "-", "’": "'"}
-    | {"µ": "u", "│": "|", "├": "|", "└": "`", "█": "#"}
-    | dict.fromkeys("▌▋▊▉", "#")
-    | dict.fromkeys("▏▎▍", "")
-)
 
 OUTPUTS = 6
 """Outputs whose figures are shown: the worst ones, where a model has more."""
@@ -31,8 +25,6 @@ WIDE = 16
 
 NAME = 32
 """Characters up to which the name of a pass stays whole, however narrow the terminal is."""
-
-_OK, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
 
 
 def print_summary(report: Report, console: Console, *, verbose: bool = False, times: bool = False) -> None:
@@ -44,12 +36,12 @@ def print_summary(report: Report, console: Console, *, verbose: bool = False, ti
         *_proof(report),
         *_notices(report, verbose),
     ]
-    _emit(console, [part for p in [*parts, _footer(report)] for part in ("", p)], indent=1)
+    emit(console, [part for p in [*parts, _footer(report)] for part in ("", p)], indent=1)
 
 
 def print_times(report: Report, console: Console) -> None:
     """Print every pass with its time, and nothing else."""
-    _emit(console, [part for p in _passes(report, False, True) for part in ("", p)], indent=1)
+    emit(console, [part for p in _passes(report, False, True) for part in ("", p)], indent=1)
 
 
 def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -60,17 +52,19 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequ
     numeric = {i for i in kept if all(isinstance(r[i], int | float) for r in rows)}
     cells = [{i: f"{r[i]:,}" if i in numeric else str(r[i]) for i in kept} for r in rows]
     wide = {i for i in kept[1:] if max(len(c[i]) for c in cells) > WIDE}
-    table = _table(*((columns[i], "right" if i in numeric else "left", i in wide) for i in kept))
+    table = table_of(*((columns[i], "right" if i in numeric else "left", i in wide) for i in kept))
     for found in cells:
         table.add_row(*(Text(found[i]) for i in kept))
-    _emit(console, ["", Text(f"{title} ({len(rows)})", _HEAD), table, ""])
+    emit(console, ["", Text(f"{title} ({len(rows)})", HEAD), table, ""])
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print how far each output of one model is from the other's."""
     table = _figures_table()
     left_out = _add_figures(table, "", comparison, None)
-    _emit(console, ["", table, *([f"{_number(left_out, 'more output')}, all closer"] if left_out else []), ""])
+    more = [f"{counted(left_out, 'more output')}, all closer"] if left_out else []
+    score = [] if comparison.score is None else ["", score_line(comparison.score)]
+    emit(console, ["", table, *more, *score, ""])
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -82,11 +76,11 @@ def _title(report: Report) -> RenderableType:
     precision = {"fp16": "float16", "fp32": "float32"}.get(report.precision, report.precision)
     proven = "" if report.proof is None else "proven" if report.proof.ok else "NOT PROVEN"
     settings = [f"-{report.level}" if report.level else "", report.target, precision]
-    text = Text.assemble((report.source, _HEAD), " → ", (report.output or "(not saved)", _HEAD), "\n")
-    text.append(" · ".join(filter(None, settings)), _DIM)
+    text = Text.assemble((report.source, HEAD), " → ", (report.output or "(not saved)", HEAD), "\n")
+    text.append(" · ".join(filter(None, settings)), DIM)
     if proven:
-        text.append(" · ", _DIM)
-        text.append(proven, _OK if proven == "proven" else _BAD)
+        text.append(" · ", DIM)
+        text.append(proven, OK if proven == "proven" else BAD)
     return text
 
 
@@ -94,7 +88,7 @@ def _sizes(report: Report) -> RenderableType:
     from rich.text import Text
 
     a, b = report.before, report.after
-    table = _table(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
+    table = table_of(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
     rows = [
         ("nodes", fig.count, a.nodes, b.nodes),
         ("parameters", fig.count, a.parameters, b.parameters),
@@ -105,11 +99,11 @@ def _sizes(report: Report) -> RenderableType:
     for name, form, before, after in rows:
         better = before is not None and after is not None and 0 < after < before
         change = fig.change(before, after)
-        style = _OK if better else "yellow" if change.endswith("more") else _DIM
-        table.add_row(name, form(before), Text(form(after), _HEAD), Text(change, style))
+        style = OK if better else "yellow" if change.endswith("more") else DIM
+        table.add_row(name, form(before), Text(form(after), HEAD), Text(change, style))
     if (t := report.latency) is not None:
-        words = Text(f"{fig.speed(t.before, t.after)} in onnxruntime here, one thread", _OK if t.faster else "yellow")
-        table.add_row("one run", fig.duration(t.before), Text(fig.duration(t.after), _HEAD), words)
+        words = Text(f"{fig.speed(t.before, t.after)} in onnxruntime here, one thread", OK if t.faster else "yellow")
+        table.add_row("one run", fig.duration(t.before), Text(fig.duration(t.after), HEAD), words)
     return table
 
 
@@ -119,7 +113,7 @@ def _passes(report: Report, verbose: bool, times: bool) -> Iterator[RenderableTy
     shown = [p for p in report.passes if p.status == "ok" or times or (verbose and p.notes)]
     if shown:
         longest = max(len(p.spec) for p in shown)
-        table = _table(
+        table = table_of(
             ("pass", "left", longest > NAME), ("rewrites", "right", False), ("time", "right", False),
             *([("check", "right", False)] if times else []), ("nodes", "right", False), ("outputs", "left", True),
         )  # fmt: skip
@@ -128,19 +122,21 @@ def _passes(report: Report, verbose: bool, times: bool) -> Iterator[RenderableTy
         for p in shown:
             cells = [Text(p.spec), Text(f"{p.rewrites:,}" if p.rewrites else "", ""), Text(fig.duration(p.seconds))]
             if times:
-                cells.append(Text(fig.duration(p.check_seconds) if p.check_seconds else "", _DIM))
+                cells.append(Text(fig.duration(p.check_seconds) if p.check_seconds else "", DIM))
             cells += [Text(fig.count(p.nodes)), _moved(p)]
-            table.add_row(*cells, style=_DIM if p.status != "ok" else "")
+            table.add_row(*cells, style=DIM if p.status != "ok" else "")
         yield table
     lines = _pass_lines(report, verbose, times)
     if lines:
-        yield Text("\n".join(lines), _DIM)
+        yield Text("\n".join(lines), DIM)
     if verbose:
-        yield from (_section(Text(p.spec, _HEAD), p.notes) for p in report.passes if p.notes)
+        yield from (section(Text(p.spec, HEAD), p.notes) for p in report.passes if p.notes)
     for p in report.passes:
         if p.status == "undone":
             lines = [p.why or "it broke its promise", *([f"to reproduce: {p.reproducer}"] if p.reproducer else [])]
-            yield _section(Text.assemble(("Undone ", _BAD), (p.spec, _HEAD)), lines)
+            yield section(Text.assemble(("Undone ", BAD), (p.spec, HEAD)), lines)
+        else:
+            yield from damage(p, verbose)
 
 
 def _pass_lines(report: Report, verbose: bool, times: bool) -> list[str]:
@@ -149,13 +145,13 @@ def _pass_lines(report: Report, verbose: bool, times: bool) -> list[str]:
     lines = []
     if count["unchanged"] and not times:
         some = any(p.status == "ok" for p in report.passes)
-        lines.append(f"{_number(count['unchanged'], 'more pass' if some else 'pass')} found nothing to rewrite.")
+        lines.append(f"{counted(count['unchanged'], 'more pass' if some else 'pass')} found nothing to rewrite.")
     if count["skipped"]:
-        lines.append(f"{_number(count['skipped'], 'pass')} skipped by --bisect-limit.")
+        lines.append(f"{counted(count['skipped'], 'pass')} skipped by --bisect-limit.")
     notes = sum(len(p.notes) for p in report.passes)
     if notes and not verbose:
         lines.append(
-            f"{_number(notes, 'note')} on what was kept or almost rewritten: -v shows {'it' if notes == 1 else 'them'}."
+            f"{counted(notes, 'note')} on what was kept or almost rewritten: -v shows {'it' if notes == 1 else 'them'}."
         )
     return lines
 
@@ -165,12 +161,13 @@ def _moved(p: PassRecord) -> Text:
     from rich.text import Text
 
     if p.status == "undone":
-        return Text("undone", _BAD)
+        return Text("undone", BAD)
     if p.loss is not None:
-        return Text(f"loss {fig.error(p.loss.max_rel)}, {fig.decibels(p.loss.snr_db)}", "yellow")
+        score = "" if p.score is None else f", {p.score.name} {fig.score(p.score.after)}"
+        return Text(f"loss {fig.error(p.loss.max_rel)}, {fig.decibels(p.loss.snr_db)}{score}", "yellow")
     if p.exact is not None:
-        return Text("equal" if p.exact.max_rel == 0 else f"exact to {fig.error(p.exact.max_rel)}", _OK)
-    return Text("not checked" if p.status == "ok" else "", _DIM)
+        return Text("equal" if p.exact.max_rel == 0 else f"exact to {fig.error(p.exact.max_rel)}", OK)
+    return Text("not checked" if p.status == "ok" else "", DIM)
 
 
 def _proof(report: Report) -> Iterator[RenderableType]:
@@ -178,10 +175,10 @@ def _proof(report: Report) -> Iterator[RenderableType]:
 
     proof = report.proof
     if proof is None:
-        yield Text.assemble(("Not proven", _BAD), ": with --verify off nothing was run.")
+        yield Text.assemble(("Not proven", BAD), ": with --verify off nothing was run.")
         return
-    head = Text("Proof", _HEAD) if proof.ok else Text("The proof FAILED", _BAD)
-    yield _section(head, [proof.ran, *(Text(f"✗ {p}", _BAD) for p in proof.problems)])
+    head = Text("Proof", HEAD) if proof.ok else Text("The proof FAILED", BAD)
+    yield section(head, [proof.ran, *(Text(f"✗ {p}", BAD) for p in proof.problems)])
     table = _figures_table()
     left_out = _add_figures(table, "exact", proof.exact, proof.exact_tolerance)
     left_out += _add_figures(table, "loss", proof.loss, None)
@@ -190,22 +187,24 @@ def _proof(report: Report) -> Iterator[RenderableType]:
         words = ["exact: the file against the model before lowering, rounding left out of both"] if proof.exact else []
         words += ["loss: the file as it rounds, against the original model"] if proof.loss else []
         source = "the given inputs" if report.given_inputs else "synthesised inputs"
-        words.append(f"measured on {source}" + (f" ({_number(report.samples, 'sample')})" if report.samples else ""))
+        words.append(f"measured on {source}" + (f" ({counted(report.samples, 'sample')})" if report.samples else ""))
         if proof.probed:
-            words.append(f"{_number(proof.probed, 'operator')} probed alone, on inputs that show an epsilon")
+            words.append(f"{counted(proof.probed, 'operator')} probed alone, on inputs that show an epsilon")
         words += (
-            [f"{_number(left_out, 'more figure')} not shown, all smaller; they are in --report"] if left_out else []
+            [f"{counted(left_out, 'more figure')} not shown, all smaller; they are in --report"] if left_out else []
         )
-        yield Text("\n".join(words), _DIM)
-    if report.accuracy is not None:
+        yield Text("\n".join(words), DIM)
+    if proof.score is not None:
+        yield score_line(proof.score)
+    elif report.accuracy is not None:
         before, after = report.accuracy
-        text = Text.assemble(("Accuracy", _HEAD), f"  {before:.2%} → ", (f"{after:.2%}", _HEAD))
-        text.append(f"  top-1 of {_number(report.samples, 'labelled sample')}", _DIM)
+        text = Text.assemble(("Accuracy", HEAD), f"  {before:.2%} → ", (f"{after:.2%}", HEAD))
+        text.append(f"  top-1 of {counted(report.samples, 'labelled sample')}", DIM)
         yield text
 
 
 def _figures_table() -> Table:
-    return _table(
+    return table_of(
         ("", "left", False), ("output", "left", True), ("max abs", "right", False), ("relative", "right", False),
         ("SNR", "right", False), ("cosine", "right", False), ("top-1", "right", False),
     )  # fmt: skip
@@ -222,9 +221,9 @@ def _add_figures(table: Table, label: str, c: Comparison | None, tolerance: floa
         d = c.outputs[name]
         good = d.mismatch is None and (tolerance is None or d.max_rel <= tolerance)
         sign = ("" if tolerance is None else "✓ ") if good else "✗ "
-        head = Text.assemble((sign, _OK if good else _BAD), label if i == 0 else "")
+        head = Text.assemble((sign, OK if good else BAD), label if i == 0 else "")
         if d.mismatch is not None:
-            table.add_row(head, Text.assemble(name, "\n", (d.mismatch, _BAD)))
+            table.add_row(head, Text.assemble(name, "\n", (d.mismatch, BAD)))
             continue
         figures = fig.error(d.max_abs), fig.error(d.max_rel), fig.decibels(d.snr_db), fig.cosine(d.cosine)
         table.add_row(head, Text(name), *map(Text, figures), Text(fig.share(d.top1)))
@@ -238,9 +237,9 @@ def _notices(report: Report, verbose: bool) -> Iterator[RenderableType]:
     if verbose:
         lines = [*(f"input {i}" for i in report.inputs), *(f"output {o}" for o in report.outputs), *lines]
     if lines:
-        yield _section(Text("Interface", _HEAD), lines)
+        yield section(Text("Interface", HEAD), lines)
     if report.warnings:
-        yield _section(Text("Warnings", "bold yellow"), report.warnings)
+        yield section(Text("Warnings", "bold yellow"), report.warnings)
 
 
 def _footer(report: Report) -> RenderableType:
@@ -249,54 +248,7 @@ def _footer(report: Report) -> RenderableType:
     steps = [f"{name} {fig.duration(s)}" for name, s in report.seconds.items() if s >= 0.05]
     peak = f", peak memory {fig.size(report.peak_bytes)}" if report.peak_bytes else ""
     total = fig.duration(sum(report.seconds.values()))
-    text = Text.assemble((total, _HEAD), peak)
+    text = Text.assemble((total, HEAD), peak)
     if steps:
-        text.append("  (" + ", ".join(steps) + ")", _DIM)
+        text.append("  (" + ", ".join(steps) + ")", DIM)
     return text
-
-
-# --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _number(n: int, what: str) -> str:
-    plural = what if n == 1 else what + ("es" if what.endswith("s") else "s")
-    return f"{n:,} {plural}"
-
-
-def _section(head: Text, lines: Sequence[str | Text]) -> Table:
-    """A heading with indented lines under it; what is wrapped stays indented."""
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid()
-    grid.add_column(overflow="fold")
-    grid.add_row(head)
-    for line in lines:
-        grid.add_row(Padding(line if isinstance(line, Text) else Text(line), (0, 0, 0, 2)))
-    return grid
-
-
-def _table(*columns: tuple[str, str, bool]) -> Table:
-    """A table without lines: (heading, justification, whether long cells are folded) per column."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_DIM, show_edge=False)
-    for heading, justify, long in columns:
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not long)  # type: ignore[arg-type]
-    return table
-
-
-def _emit(console: Console, parts: Sequence[RenderableType], indent: int = 0) -> None:
-    """Print the parts; in an encoding that lacks our arrows and ticks, with something similar."""
-    from rich.padding import Padding
-
-    with console.capture() as held:
-        for part in parts:
-            console.print(Padding(part, (0, 0, 0, indent)) if part else "")
-    text = "\n".join(line.rstrip(" ") for line in held.get().split("\n"))
-    try:
-        text.encode(console.encoding)
-    except UnicodeEncodeError:
-        text = text.translate(_ASCII).encode(console.encoding, "replace").decode(console.encoding)
-    console.file.write(text)

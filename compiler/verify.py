@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,9 @@ from .errors import ModelError
 from .numerics import Difference, compare
 from .session import Session
 from .weights import release
+
+if TYPE_CHECKING:
+    from .guard.task import Score
 
 EXACT_TOLERANCE = 1e-5
 """Relative error allowed to exact passes, rounding stripped from both sides.
@@ -27,9 +31,11 @@ class Comparison:
 
     Attributes:
         outputs: the figures of each output; see `numerics.Difference` for what they mean.
+        score: how well both do their task, where somebody asked.
     """
 
     outputs: Mapping[str, Difference] = field(default_factory=dict)
+    score: Score | None = None
 
     @property
     def max_abs(self) -> float:

@@ -13,6 +13,8 @@ import onnx.parser
 import onnx_ir as ir
 
 from edgec.compiler import graph
+from edgec.compiler.guard.layers import Layer
+from edgec.compiler.guard.task import Score
 from edgec.compiler.numerics import Difference
 from edgec.compiler.passbase import Context, Pass
 from edgec.compiler.records import Latency, PassRecord, Proof, Report, Stats
@@ -34,6 +36,7 @@ def full(text: str = "mobile", output: str = "logits") -> Report:
     equal = figures(output, 0.0, math.inf)
     lossy = figures(output, 6.3e-3, 47.1, 1.0)
     broken = Comparison({output: Difference.failed(f"shape [1, 3] instead of [1, 4] in {text}")})
+    score = Score(text, 0.9042, 0.9036, 0.0006, 1000, True, 0.01)
     passes = [
         PassRecord("canonicalize", False, "ok", 34, 0.0124, 0.09, 173, exact=equal),
         PassRecord("fold-constants", nodes=173, seconds=0.004),
@@ -42,7 +45,25 @@ def full(text: str = "mobile", output: str = "logits") -> Report:
         PassRecord(
             "fuse-gemm", False, "undone", 3, 0.01, 0.1, 122, exact=broken, why=f"changed {text}", reproducer=text
         ),
-        PassRecord("round-weights{bits=8}", True, "ok", 54, 0.21, 0.1, 122, loss=lossy, notes=[text, "kept: Conv_3"]),
+        PassRecord(
+            "round-weights{bits=8}",
+            True,
+            "ok",
+            54,
+            0.21,
+            0.1,
+            122,
+            loss=lossy,
+            notes=[text, "kept: Conv_3"],
+            score=score,
+            kept=(text,),
+            retreat=[f"over --max-drop 0.01: {text}", f"1 of 54 tensors: '{text}'"],
+            layers=[
+                Layer(text, "Conv", 31.2, 31.2),
+                Layer("fc", "Gemm", 22.7, 27.5),
+                Layer("last", "Add", 30, math.inf),
+            ],
+        ),
         PassRecord("pack-weights", False, "ok", 54, 1.08, 0.1, 122, exact=equal),
         PassRecord("legalize", status="skipped", nodes=122),
     ]
@@ -63,7 +84,7 @@ def full(text: str = "mobile", output: str = "logits") -> Report:
         contract=[f"{text}: int64 → int32"],
         names={f"/{text}": "x_0"},
         warnings=[f"{text} stays in float32"],
-        proof=Proof(figures(output, 3.9e-7, 124.6), lossy, [], RAN, True, 1e-4, 0.42, accuracy=(0.9042, 0.9036)),
+        proof=Proof(figures(output, 3.9e-7, 124.6), lossy, [], RAN, True, 1e-4, 0.42, score=score),
         accuracy=(0.9042, 0.9036),
         samples=1000,
         latency=Latency(0.0232, 0.0127, 12),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import figures as fig
 from ..cost import polynomial
 from ..cost.records import Analysis
-from ..report_terminal import _emit, _section, _table
+from ..terminal_parts import emit, section, table_of
 from .document import VERSION, to_json
 from .terminal import METRICS
 from .tree import add, layer_figures
@@ -84,9 +84,9 @@ def print_comparison(
         if analysis.unknown:
             n = len(analysis.unknown)
             head = Text(f"Unknown in {analysis.source}: {n} node{'s' * (n > 1)}, counted as zero", "bold yellow")
-            parts.append(_section(head, analysis.unknown[:5]))
+            parts.append(section(head, analysis.unknown[:5]))
     parts.append(_modules(modules(a, b, at, depth or 2), by, top))
-    _emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
+    emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
 
 
 def _other_ports(a: Analysis, b: Analysis) -> list[RenderableType]:
@@ -99,7 +99,7 @@ def _other_ports(a: Analysis, b: Analysis) -> list[RenderableType]:
         if len(told[0]) != len(told[1]):
             lines.append(f"{len(told[0])} {word}{'s' * (len(told[0]) > 1)} → {len(told[1])}")
         lines += [f"{word} {n}: {x} → {y}" for n, x, y in zip(ports[0], *told, strict=False) if x != y]
-    return [_section(Text("Their interfaces differ", "bold yellow"), lines[:8])] if lines else []
+    return [section(Text("Their interfaces differ", "bold yellow"), lines[:8])] if lines else []
 
 
 def _totals(
@@ -107,7 +107,7 @@ def _totals(
 ) -> RenderableType:
     from rich.text import Text
 
-    table = _table(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
+    table = table_of(("", "left", False), ("before", "right", False), ("after", "right", False), ("", "left", False))
     counted = any(t.totals.effective_macs != t.totals.macs for t in (a, b))
     for name, words in TOTALS.items():
         if name == "effective_macs" and not counted:
@@ -138,7 +138,7 @@ def _modules(pairs: Sequence[Pair], by: str, top: int) -> RenderableType:
         which = "One model does not say" if kept else "Neither model says"
         return Text(f"{which} which modules its nodes came from.", "dim")
     columns = [c for c in dict.fromkeys((by, "macs", "parameters")) if any(p.a.get(c) or p.b.get(c) for p in kept)]
-    table = _table(("module", "left", False))
+    table = table_of(("module", "left", False))
     table.columns[0].overflow = "ellipsis"
     for c in columns[:2]:
         for head in (METRICS[c].head, "after", ""):

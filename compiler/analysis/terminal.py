@@ -13,7 +13,7 @@ from ..cost.measure import Measured
 from ..cost.records import Analysis
 from ..cost.roofline import Roofline
 from ..dims import Dim, Poly
-from ..report_terminal import _emit, _section, _table
+from ..terminal_parts import emit, section, table_of
 from .document import Growth
 from .tree import Module, Row, rows, short_name, tree
 from .wording import letters, readable, renamed, shape_text
@@ -95,7 +95,7 @@ def print_analysis(
     root = tree(analysis, at, roofline.layers if roofline else ())
     shown = _flat(root, by, top) if flat else rows(root, by, top, depth)
     parts.append(_where(shown, root.figures, by, console.width, flat))
-    _emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
+    emit(console, [part for p in parts for part in ("", p)] + [""], indent=1)
 
 
 def _title(analysis: Analysis, at: Mapping[str, int], names: Mapping[str, str]) -> RenderableType:
@@ -117,7 +117,7 @@ def _title(analysis: Analysis, at: Mapping[str, int], names: Mapping[str, str]) 
 def _totals(analysis: Analysis, at: Mapping[str, int], names: Mapping[str, str], plain: bool) -> RenderableType:
     from rich.text import Text
 
-    table = _table(("", "left", False), ("", "right", False), ("", "left", True))
+    table = table_of(("", "left", False), ("", "right", False), ("", "left", True))
     table.show_header = False
     for name, figure, words in total_lines(analysis, at, lambda size: readable(size, names, plain)):
         table.add_row(name, Text(figure, _HEAD), Text(words, _DIM))
@@ -170,9 +170,9 @@ def _notices(analysis: Analysis) -> Iterator[RenderableType]:
         n = len(analysis.unknown)
         head = f"Unknown: {'one node is' if n == 1 else f'{n} nodes are'} not in the figures (counted as zero)"
         more = [f"… and {n - 10} more; --json lists all"] if n > 10 else []
-        yield _section(Text(head, _WARN), [*analysis.unknown[:10], *more])
+        yield section(Text(head, _WARN), [*analysis.unknown[:10], *more])
     if analysis.warnings:
-        yield _section(Text("Warnings", _WARN), analysis.warnings)
+        yield section(Text("Warnings", _WARN), analysis.warnings)
 
 
 def _measured(found: Measured) -> RenderableType:
@@ -184,7 +184,7 @@ def _measured(found: Measured) -> RenderableType:
     lines = [f"its layers one by one, as in the file: {_seconds(found.seconds)}"]
     if found.other:
         lines.append(f"{_seconds(found.other)} of that is no layer: unpacking weights")
-    return _section(head, [*lines, *(Text(note, _DIM) for note in found.notes)])
+    return section(head, [*lines, *(Text(note, _DIM) for note in found.notes)])
 
 
 def _device(found: Roofline) -> RenderableType:
@@ -196,7 +196,7 @@ def _device(found: Roofline) -> RenderableType:
     if found.ridge:
         lines[0] += f"; from {found.ridge:.3g} operations per byte on, arithmetic is the limit"
     lines.append(f"with all activations on the chip: {_seconds(found.floor)}")
-    return _section(head, [*lines, *(Text(note, _DIM) for note in found.notes)])
+    return section(head, [*lines, *(Text(note, _DIM) for note in found.notes)])
 
 
 def _growth(analysis: Analysis, growth: Growth, names: Mapping[str, str]) -> RenderableType:
@@ -206,7 +206,7 @@ def _growth(analysis: Analysis, growth: Growth, names: Mapping[str, str]) -> Ren
 
     others = [f"{names.get(k, k)} = {v}" for k, v in growth.sizes.items() if k != growth.symbol]
     symbol = names.get(growth.symbol, growth.symbol)
-    table = _table((symbol, "right", False), *((h, "right", False) for h in ("MACs", "FLOPs", "moved", "peak")))
+    table = table_of((symbol, "right", False), *((h, "right", False) for h in ("MACs", "FLOPs", "moved", "peak")))
     for value, t in growth.rows:
         moved = polynomial.evaluate(t.read, {}) + polynomial.evaluate(t.written, {})
         macs, flops, peak = (polynomial.evaluate(x, {}) for x in (t.macs, t.flops, t.peak_activation_bytes))
@@ -244,7 +244,7 @@ def _where(shown: Sequence[Row], total: Mapping[str, float], by: str, width: int
     taken = (
         sum(2 + max(map(len, column)) for column in zip(heads, *figures, strict=True)) + 2 + max(len(share), 7 + BAR)
     )
-    table = _table(("layer" if flat else "module", "left", False), *((h, "right", False) for h in heads))
+    table = table_of(("layer" if flat else "module", "left", False), *((h, "right", False) for h in heads))
     table.add_column(share, justify="left", no_wrap=True)
     for row, cells in zip(shown, figures, strict=True):
         part = row.figures.get(by, 0) / total[by] if total.get(by) else 0

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from .data import LABELS
-from .errors import ModelError, UsageError
-from .numerics import looks_like_logits
-from .passbase import parse_spec
-from .plugins import find_function
+from ..data import LABELS
+from ..errors import ModelError, UsageError
+from ..numerics import looks_like_logits
+from ..passbase import parse_spec
+from ..plugins import find_function
+from ..synthesis import dims_text
 from .spool import Spool
-from .synthesis import dims_text
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from .data import Samples
-from .errors import ModelError, UsageError
+from ..data import Samples, fit_inputs, load_inputs, read_arrays
+from ..errors import ModelError, UsageError
+from ..session import Session
+from ..synthesis import declared_dims, dims_text
+from ..weights import release
 from .metrics import Arrays, Metric, find_metric, winners
-from .session import Session
-from .synthesis import declared_dims, dims_text
-from .weights import release
 
 Run = Callable[[Arrays], Mapping[str, np.ndarray]]
 
@@ -69,14 +69,21 @@ class Task:
         self._winners: list[np.ndarray] = []
 
     @classmethod
+    def wanted(
+        cls, model: ir.Model, metric: str | Callable[..., float] | None, data: Arrays | None, max_drop: float | None
+    ) -> Task | None:
+        """The task that the user named, of `model`, which is the original. Raises UsageError, ModelError: see `of`."""
+        if metric is not None and data is None:
+            raise UsageError(f"metric '{metric}' is measured on samples; give them with --data FILE.npz")
+        if metric is None and max_drop is not None:
+            raise UsageError("--max-drop: of which metric? Name it with --metric")
+        return None if metric is None or data is None else cls.of(model, metric, data, max_drop)
+
+    @classmethod
     def of(
-        cls,
-        model: ir.Model,
-        metric: str | Callable[..., float],
-        data: str | Path | Arrays,
-        max_drop: float | None = None,
+        cls, model: ir.Model, metric: str | Callable[..., float], data: Arrays, max_drop: float | None = None
     ) -> Task:
-        """The metric of `model`, which is the original, on `data`: an .npz or arrays, named like its inputs, and more.
+        """The metric of `model`, which is the original, on `data`: arrays named like its inputs, labels and more.
 
         Raises UsageError for data that doesn't fit, ModelError for a metric that can't be measured.
         """
@@ -85,18 +92,9 @@ class Task:
             raise UsageError(f"--max-drop {max_drop:g}: a number of points, 0 or more")
         if max_drop is not None and found.share and max_drop >= 1:
             raise UsageError(f"--max-drop {max_drop:g}: {found.name} lies between 0 and 1, where one percent is 0.01")
-        dims = [declared_dims(v) for v in model.graph.inputs]
         samples, arrays = Samples.with_more(model, data)
-        if found.labels is not None and found.labels not in arrays:
-            more = [n for n in arrays if n not in samples.first]
-            has = f"what it holds besides the inputs: {', '.join(more)}" if more else "it holds nothing but the inputs"
-            raise UsageError(f"metric '{found.name}' needs an array '{found.labels}' in the data; {has}")
-        many = len(samples.runs) > 1 or any(d and not isinstance(d[0], int) for d in dims)
-        if many and found.labels is not None and len(np.atleast_1d(arrays[found.labels])) != samples.count:
-            raise UsageError(
-                f"'{found.labels}' has shape {dims_text(arrays[found.labels].shape)}: it must have a row for each of "
-                f"the {samples.count} samples"
-            )
+        if found.labels is not None:
+            _check_labels(model, found, samples, arrays)
         task = cls(found, samples, arrays, max_drop)
         session = Session(model)
         if found.against:
@@ -152,3 +150,34 @@ class Task:
     def _size(self, feeds: Arrays) -> int:
         """How many samples are in a run."""
         return next((len(a) for n, a in feeds.items() if a.ndim and len(a) != len(self._data[n])), 1)
+
+
+def with_data(
+    model: ir.Model, inputs: str | Path | Arrays | None, data: str | Path | Arrays | None
+) -> tuple[str | Path | Arrays | None, Arrays | None]:
+    """Inputs to measure with, and data for a metric: one stands in for the other. Raises UsageError."""
+    if data is None:
+        if isinstance(inputs, str | Path):
+            inputs = load_inputs(inputs, model)
+        return inputs, inputs
+    arrays = read_arrays(data) if isinstance(data, str | Path) else {n: np.asarray(a) for n, a in data.items()}
+    ports = {v.name for v in model.graph.inputs}
+    source = f"'{data}'" if isinstance(data, str | Path) else "data"
+    fitted = fit_inputs({n: a for n, a in arrays.items() if n in ports}, model, source)
+    return fitted if inputs is None else inputs, arrays | fitted
+
+
+def _check_labels(model: ir.Model, metric: Metric, samples: Samples, arrays: Arrays) -> None:
+    """Raise UsageError where the labels are missing, or too few or too many."""
+    if metric.labels not in arrays:
+        more = [n for n in arrays if n not in samples.first]
+        has = f"what it holds besides the inputs: {', '.join(more)}" if more else "it holds nothing but the inputs"
+        raise UsageError(f"metric '{metric.name}' needs an array '{metric.labels}' in the data; {has}")
+    found = arrays[metric.labels]
+    dims = [declared_dims(v) for v in model.graph.inputs]
+    many = len(samples.runs) > 1 or any(d and not isinstance(d[0], int) for d in dims)
+    if many and found.shape[:1] != (samples.count,):
+        raise UsageError(
+            f"'{metric.labels}' has shape {dims_text(found.shape)}: it must have a row for each of the "
+            f"{samples.count} samples"
+        )

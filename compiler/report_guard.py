@@ -1,0 +1,97 @@
+"""What lossy passes cost, shown: the metric, what was taken back, and the layers in which the damage arises.
+
+For the terminal; and, from the report's document, for the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import figures as fig
+from .html_parts import Html, cell, number, table, tag
+from .records import PassRecord
+from .terminal_parts import BAD, DIM, HEAD, counted, section, table_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from .guard.task import Score
+
+Json = dict[str, Any]
+WORST = 10
+"""Layers of a pass that the terminal shows: those whose own error is largest."""
+
+
+def score_line(score: Score) -> Text:
+    """A metric before and after, for the terminal."""
+    from rich.text import Text
+
+    after = fig.score(score.after), HEAD if score.ok else BAD
+    text = Text.assemble(("Metric", HEAD), f"  {score.name} {fig.score(score.before)} → ", after)
+    limit = "" if score.max_drop is None else f"; up to {score.max_drop:g} may be lost"
+    better = "" if score.larger_is_better else ", smaller is better"
+    text.append(f"  of {counted(score.samples, 'sample')}{better}{limit}", DIM)
+    return text
+
+
+def damage(p: PassRecord, verbose: bool) -> Iterator[RenderableType]:
+    """What was taken back of a pass, and, if `verbose`, the layers that it harmed most, for the terminal."""
+    from rich.text import Text
+
+    if p.retreat:
+        yield section(Text.assemble(("Taken back in part ", "yellow"), (p.spec, HEAD)), p.retreat)
+    if not p.layers or not verbose:
+        return
+    worst = sorted(p.layers, key=lambda x: x.own_db)[:WORST]
+    rest = len(p.layers) - len(worst)
+    lines = ["each layer's output against what it was before the pass; own: of this layer's change alone"]
+    lines += [f"{counted(rest, 'more layer')} with less error of {'its' if rest == 1 else 'their'} own"] if rest else []
+    yield section(Text.assemble(("Layers of ", DIM), (p.spec, HEAD)), lines)
+    columns = ("layer", "left", True), ("operator", "left", False), ("SNR", "right", False), ("own", "right", False)
+    shown = table_of(*columns, ("share", "right", False))
+    for x in worst:
+        shown.add_row(Text(x.name), x.op, fig.decibels(x.snr_db), fig.decibels(x.own_db), f"{x.own:.0%}")
+    yield shown
+
+
+def layers_html(document: Json) -> Iterator[Html]:
+    """The tables of layers, a section of the page for each lossy pass."""
+    for p in document["passes"]:
+        if not p["layers"]:
+            continue
+        heads = [("layer", ""), ("operator", ""), ("SNR", "n"), ("own", "n"), ("own share", "n"), ("", "")]
+        worst = max(_power(x["own_snr_db"]) for x in p["layers"])
+        rows = [_row(x, worst) for x in p["layers"]]
+        about = (
+            "Each layer's output against what it was before the pass. Own: where this layer alone is changed and reads "
+            "what it read before; its share of the error's power, the rest is inherited from layers before it. Bars: "
+            "the error of its own, relative to the output."
+        )
+        yield tag(
+            "section",
+            tag("h2", "Where the damage arises: ", tag("code", p["spec"])),
+            tag("p", about, class_="soft"),
+            tag("div", table(heads, rows), class_="scroll"),
+        )
+
+
+def _row(x: Json, worst: float) -> Html:
+    snr, own = number(x["snr_db"]), number(x["own_snr_db"])
+    width = 100 * (_power(x["own_snr_db"]) / worst) ** 0.5 if worst else 0.0
+    bar = tag("div", class_="bar after" if width else "bar none", style=f"width:{width:.2f}%")
+    return tag(
+        "tr",
+        tag("td", tag("code", x["name"])),
+        tag("td", x["op"]),
+        cell(snr, fig.decibels(snr)),
+        cell(own, fig.decibels(own)),
+        cell(x["own"], f"{x['own']:.0%}"),
+        tag("td", bar, class_="wide"),
+    )
+
+
+def _power(db: Any) -> float:
+    """Noise power over signal power; at most 1, so that one broken layer doesn't hide the others."""
+    return min(1.0, float(10 ** (-number(db) / 10)))
