@@ -1,18 +1,20 @@
 """Trained models with real inputs, some to calibrate with and others to measure on, and what the task makes of outputs.
 
-Pictures, fonts' renderings, snippets, files and sounds: none is in both halves. Where there are few (20 pictures of
-ImageNet), two folds take turns.
+Pictures, snippets, files and speech are real; lines of text are rendered and tones made. None is in both halves. Where
+there are few (20 pictures of ImageNet), two folds take turns.
 """
 
 from __future__ import annotations
 
 import sys
 import tarfile
+import wave
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.corpus import minilm
@@ -57,25 +59,34 @@ def hits(_: np.ndarray, got: np.ndarray, labels: np.ndarray | None) -> float:
     return float((got.argmax(-1) == labels).sum())
 
 
+def alike(reference: np.ndarray, got: np.ndarray, _: np.ndarray | None) -> float:
+    """The share of the same decisions, of scores that are positive or not."""
+    return float(((got > 0) == (reference > 0)).mean())
+
+
 def agreement(reference: np.ndarray, got: np.ndarray, _: np.ndarray | None) -> float:
     """The share of the same classes."""
     return float((got.argmax(-1) == reference.argmax(-1)).mean())
 
 
-def neighbours(reference: np.ndarray, got: np.ndarray, _: np.ndarray | None) -> float:
-    """The mean cosine of embeddings with those of the float model."""
-    a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (reference, got))
-    return float((a * b).sum(-1).mean())
-
-
 def lines(reference: np.ndarray, got: np.ndarray, _: np.ndarray | None) -> float:
-    """The share of lines that are read as the float model reads them: best classes, repetitions and blanks left out."""
-    return float(np.mean([_read(a) == _read(b) for a, b in zip(reference, got, strict=True)]))
+    """How alike lines are read: mean of 1 less the share of characters that must be changed (Levenshtein)."""
+    return float(np.mean([_similar(_read(a), _read(b)) for a, b in zip(reference, got, strict=True)]))
 
 
 def _read(steps: np.ndarray) -> list[int]:
+    """The best classes, repetitions and blanks left out."""
     best = steps.argmax(-1)
     return [int(c) for i, c in enumerate(best) if c and (i == 0 or c != best[i - 1])]
+
+
+def _similar(a: list[int], b: list[int]) -> float:
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return 1 - row[-1] / max(1, len(a), len(b))
 
 
 def cents(reference: np.ndarray, got: np.ndarray, _: np.ndarray | None) -> float:
@@ -114,13 +125,23 @@ def snippets() -> Task:
     with tarfile.open(fetch("vaderSentiment:hutto_ICWSM_2014.tar.gz")) as archive:
         file = archive.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
         assert file is not None
-        rows = file.read().decode("utf-8", "replace").splitlines()
-    texts = [row.split("\t")[-1] for row in rows]
-    order = np.random.default_rng(0).permutation(len(texts))
-    calibration, test = ([texts[i] for i in part] for part in (order[:192], order[192:448]))
-    folds = [Fold(minilm.tokenize(calibration), minilm.tokenize(test))]
+        rows = [row.split("\t") for row in file.read().decode("utf-8", "replace").splitlines()]
+    order = np.random.default_rng(0).permutation(len(rows))
+    calibration, test, others = ([rows[i][-1] for i in part] for part in (order[:192], order[192:448], order[448:1472]))
+    liked = np.array([float(rows[i][1]) > 0 for i in order[448:1472]])
+    path = fetch("minilm.onnx")
+    head = _head(path, minilm.tokenize(others), liked)
     shapes = {"input_ids": (1, minilm.TOKENS), "attention_mask": (1, minilm.TOKENS)}
-    return Task("MiniLM", fetch("minilm.onnx"), folds, "cosine", neighbours, shapes)
+    folds = [Fold(minilm.tokenize(calibration), minilm.tokenize(test))]
+    return Task("MiniLM", path, folds, "same sentiment", lambda a, b, _: alike(a @ head, b @ head, None), shapes)
+
+
+def _head(path: Path, tokens: Arrays, liked: np.ndarray) -> np.ndarray:
+    """What tells films that were liked from others by the float model's embeddings: a linear classifier."""
+    session = onnxruntime.InferenceSession(path)
+    known = {v.name for v in session.get_inputs()}
+    x = session.run(None, {k: v for k, v in tokens.items() if k in known})[0]
+    return np.asarray(np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ np.where(liked, 1, -1)))
 
 
 def rendered() -> Task:
@@ -131,7 +152,7 @@ def rendered() -> Task:
     test = np.stack([_line(rng, fonts) for _ in range(96)])
     path = fetch("rapidocr-onnxruntime:ch_PP-OCRv4_rec_infer.onnx")
     folds = [Fold({"x": calibration}, {"x": test})]
-    return Task("PP-OCRv4 rec", path, folds, "lines read alike", lines, {"x": (1, 3, 48, 320)}, "Softmax")
+    return Task("PP-OCRv4 rec", path, folds, "of the text", lines, {"x": (1, 3, 48, 320)}, "Softmax")
 
 
 WORDS = (
@@ -197,10 +218,38 @@ def _tones(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.asarray(sound / sound.std(1, keepdims=True), np.float32)
 
 
+CHUNK, BEFORE, STEPS = 512, 64, 32
+"""Samples of sound that silero reads at a time (32 ms), those before that it reads again, and chunks in a sequence."""
+
+
+def speech() -> Task:
+    """Sentences out of a book, read by one person, to calibrate with; names of cards, by another, to measure on."""
+    folders = [fetch(f"pocketsphinx:{name}") for name in ("librivox", "cards")]
+    calibration, test = (np.concatenate([_chunks(f) for f in sorted(folder.glob("*.wav"))]) for folder in folders)
+    folds = [Fold(_sequences(calibration), _sequences(test))]
+    path = fetch("silero-vad:silero_vad_16k_sequence.onnx")
+    shapes = {"input": (STEPS, BEFORE + CHUNK), "h": (1, 1, 128), "c": (1, 1, 128)}
+    return Task("silero", path, folds, "same decision", alike, shapes, "Sigmoid")
+
+
+def _chunks(path: Path) -> np.ndarray:
+    with wave.open(str(path)) as file:
+        sound = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+    sound = np.concatenate([np.zeros(BEFORE, np.float32), sound])
+    return np.stack([sound[i : i + BEFORE + CHUNK] for i in range(0, len(sound) - BEFORE - CHUNK + 1, CHUNK)])
+
+
+def _sequences(chunks: np.ndarray) -> Arrays:
+    count = len(chunks) // STEPS
+    state = np.zeros((count, 1, 128), np.float32)
+    return {"input": chunks[: count * STEPS], "h": state, "c": state}
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "efficientnet": pictures,
     "minilm": snippets,
     "ppocr": rendered,
     "magika": files,
     "crepe": tones,
+    "silero": speech,
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -53,7 +54,7 @@ class Moments:
         """The initializer."""
         return self.layer.weight
 
-    @property
+    @cached_property
     def whole(self) -> Sums:
         """Moments over all samples."""
         return self.fit + self.held

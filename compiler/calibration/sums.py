@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Sums:
         mean: E[x], groups x inputs.
         cross: E[x x_reference'], where a reference model was given; rows are the model's own inputs.
         reference_mean: E[x_reference], likewise.
+        memo: what others made of the moments and want to find again, for as long as the moments are known.
     """
 
     count: int
@@ -31,6 +33,7 @@ class Sums:
     gram: np.ndarray | None = None
     cross: np.ndarray | None = None
     reference_mean: np.ndarray | None = None
+    memo: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def loss(self, change: np.ndarray) -> float:
         """The mean square that this change of a matrix (groups x outputs x inputs) makes in the outputs, summed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -29,6 +30,11 @@ DAMPING = 0.03
 """The one that is tried first."""
 OUTPUTS = 128
 """Outputs that the choice of a damping is made on."""
+KEPT = 1 << 25
+"""Bytes of second moments up to which what is made of them is kept, for other widths. Of wider layers it isn't, and
+what damping was best at one width is taken for all."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,10 @@ def centred(fit: Sums, seen: Sums) -> Sums:
 
 def feedback(matrix: np.ndarray, how: Columns, gram: np.ndarray, damping: float) -> np.ndarray:
     """Round `matrix` (groups x outputs x inputs) with error feedback; `gram` is groups (or 1) x inputs x inputs."""
-    order, factor = _factor(gram, damping)
+    return _rounded(matrix, how, *_factor(gram, damping))
+
+
+def _rounded(matrix: np.ndarray, how: Columns, order: np.ndarray, factor: np.ndarray) -> np.ndarray:
     weights = np.ascontiguousarray(matrix.transpose(2, 0, 1)[order], np.float32)
     how = how.order(order)
     errors, rounded = np.empty_like(weights), np.empty_like(weights)
@@ -121,18 +130,14 @@ def choose(array: np.ndarray, grid: Grid | Sparse, known: Moments, *, bias: bool
     how = columns(grid, known.layer, array)
     if known.held is None or known.shared or known.fit.gram is None or how is None or not lost:
         return Choice(plain, None, lost, lost)
-    fit, whole = known.fit, known.whole
     if bias:
-        about = centred(fit, seen)
-        bias = about.loss(error) <= lost
-        fit, seen, whole = (centred(fit, fit), about, centred(whole, whole)) if bias else (fit, seen, whole)
-    assert fit.gram is not None
-    assert whole.gram is not None
+        bias = _about(known, True)[1].loss(error) <= lost
+    fit, seen, whole = _about(known, bias)
     matrix = known.layer.matrix(array)
-    damping, share = _damping(matrix, how, fit.gram, seen, error)
+    damping, share = _damping(matrix, how, fit, seen, error, known.fit.memo)
     found = plain
     if damping is not None:
-        found = _plain(known.layer.shaped(feedback(matrix, how, whole.gram, damping)), grid)
+        found = _plain(known.layer.shaped(_rounded(matrix, how, *_factors(whole, damping))), grid)
     shift = _shift(known, known.layer.matrix(array - found)) if bias else None
     return Choice(found, damping, lost, seen.loss(error) * share, shift)
 
@@ -152,34 +157,66 @@ def _shift(known: Moments, error: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("goi,gi->go", error, mean, dtype=np.float64) * known.layer.scale, np.float32)
 
 
+def _kept(sums: Sums, key: object, make: Callable[[], T]) -> T:
+    """What `make` gives, kept with the moments that it is made of unless it is large."""
+    if key in sums.memo:
+        return cast(T, sums.memo[key])
+    found = make()
+    if sums.gram is not None and sums.gram.nbytes <= KEPT:
+        sums.memo[key] = found
+    return found
+
+
+def _about(known: Moments, mean: bool) -> tuple[Sums, Sums, Sums]:
+    """The moments to fit to, those to measure with and all; `mean`: about the mean, which a bias makes up for."""
+    fit, seen, whole = known.fit, known.held or known.fit, known.whole
+    if not mean:
+        return fit, seen, whole
+    return _kept(fit, "centred", lambda: (centred(fit, fit), centred(fit, seen), centred(whole, whole)))
+
+
+def _factors(sums: Sums, damping: float) -> tuple[np.ndarray, np.ndarray]:
+    assert sums.gram is not None
+    gram = sums.gram
+    return _kept(sums, ("factors", damping), lambda: _factor(gram, damping))
+
+
 def _damping(
-    matrix: np.ndarray, how: Columns, gram: np.ndarray, seen: Sums, error: np.ndarray
+    matrix: np.ndarray, how: Columns, fit: Sums, seen: Sums, error: np.ndarray, memo: dict[object, Any]
 ) -> tuple[float | None, float]:
     """The damping that is best on held-out samples, None for plain rounding; and the loss as a share of the plain one.
 
-    Tried on some of the outputs: they don't depend on each other. `error` is that of plain rounding.
+    Tried on some of the outputs: they don't depend on each other. `error` is that of plain rounding;
+    what was best at another width is in `memo`, and tried first.
     """
     some = _some(matrix.shape[1], how.vector)
     part, few = matrix[:, some], how.take(some)
     plain = seen.loss(error[:, some])
-    tried = _walked(lambda damping: seen.loss(part - feedback(part, few, gram, damping)))
+    assert fit.gram is not None
+    wide = fit.gram.nbytes > KEPT
+    tried = _walked(
+        lambda damping: seen.loss(part - _rounded(part, few, *_factors(fit, damping))),
+        memo.get("damping", DAMPING),
+        alone=wide and "damping" in memo,
+    )
     best = min(tried, key=lambda d: tried[d])
+    memo["damping"] = best
     return (best, tried[best] / plain) if tried[best] < plain else (None, 1.0)
 
 
-def _walked(loss: Callable[[float], float]) -> dict[float, float]:
-    """The losses of dampings from the usual one downhill."""
-    start = DAMPINGS.index(DAMPING)
-    found = {DAMPING: loss(DAMPING)}
-    for step in (-1, 1):
-        i, best = start, found[DAMPING]
+def _walked(loss: Callable[[float], float], start: float, *, alone: bool) -> dict[float, float]:
+    """The losses of dampings from `start` downhill; of that `alone`."""
+    first = DAMPINGS.index(start)
+    found = {start: loss(start)}
+    for step in () if alone else (-1, 1):
+        i, best = first, found[start]
         while 0 <= i + step < len(DAMPINGS):
             i += step
             found[DAMPINGS[i]] = now = loss(DAMPINGS[i])
             if now >= best:
                 break
             best = now
-        if i != start + step:
+        if i != first + step or best < found[start]:
             break
     return found
 

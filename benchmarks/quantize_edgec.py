@@ -1,0 +1,91 @@
+"""edgec's ways of rounding weights, as rows of benchmarks.quantize: packages for Core ML, calibrated once for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import onnx_ir as ir
+
+import edgec
+from edgec.compiler import pipelines
+from edgec.compiler.calibration.statistics import Moments
+from edgec.compiler.compilation import Hooks
+from edgec.compiler.passbase import Context
+from edgec.passes import calibrated
+from edgec.passes.weight_grid import Weight
+
+from .quantize_tasks import Arrays, Task
+
+TARGET = "ios18"
+GIVEN = "given inputs"
+MIXED = "edgec, mixed bits, " + GIVEN
+TABLE = "edgec, table, " + GIVEN
+BLOCKS = "edgec, blocks of 32, " + GIVEN
+Pairs = Iterator[tuple[Weight, Moments | None]]
+
+
+def ways(bits: int) -> dict[str, str]:
+    """The pass that rounds, by the name of the row. With 8 bits for all there is nothing to mix."""
+    found = {
+        "edgec, table, no data": f"round-weights{{bits={bits},scheme=table,min_snr=0}}",
+        TABLE: f"round-weights{{bits={bits},scheme=table,min_snr=0}}",
+        BLOCKS: f"round-weights{{bits={bits},block=32,min_snr=0}}",
+        MIXED: f"quantize{{bits={bits}}}",
+    }
+    if bits == 8:
+        del found[MIXED]
+    return found
+
+
+def optimized(source: Path, task: Task, out: Path) -> None:
+    """The float model after -O1, for the sizes of the task: what all rows start from."""
+    shapes = {k: list(v) for k, v in task.shapes.items()}
+    with edgec.compile(source, level="O1", target="onnx", shapes=shapes, verify="off", latency=False) as done:
+        done.save(out)
+
+
+@dataclass
+class Calibration:
+    """What one set of inputs tells about all weights: gathered for the first row that asks, then kept.
+
+    Attributes:
+        cpu: seconds of processor time that it took.
+    """
+
+    inputs: Arrays
+    cpu: float = 0.0
+    _known: dict[str, Moments | None] = field(default_factory=dict)
+
+    def pairs(self, model: ir.Model, weights: Sequence[Weight], ctx: Context) -> Pairs:
+        """In the place of `calibrated.with_moments`."""
+        if not self._known:
+            start = time.process_time()
+            self._known = {w.value.name or "": m for w, m in calibrated.with_moments(model, weights, ctx)}
+            self.cpu = time.process_time() - start
+        yield from ((w, self._known[w.value.name or ""]) for w in weights)
+
+
+def compiled(source: Path, out: Path, rounding: str, calibration: Calibration | None) -> float:
+    """Write a package; the seconds of processor time that rounding took, calibration counted."""
+    spent = [0.0]
+    hooks = Hooks(
+        pass_started=lambda p, *_: spent.append(-time.process_time()) if p.name != "pack-weights" else None,
+        pass_ended=lambda r, _: spent.append(time.process_time()) if r.spec != "pack-weights" else None,
+    )
+    options: dict[str, Any] = {"verify": "off", "latency": False, "hooks": hooks, "precision": "fp16"}
+    specs = ",".join(s for s in (*pipelines.PREPARE, rounding, "pack-weights" if rounding else "") if s)
+    given = dict(calibration.inputs) if calibration else None
+    before = calibration.cpu if calibration else 0.0
+    kept = calibration.pairs if calibration else calibrated.with_moments
+    with (
+        mock.patch("edgec.passes.round_weights.with_moments", kept),
+        mock.patch("edgec.passes.sensitivity.with_moments", kept),
+        edgec.compile(source, passes=specs, target=TARGET, inputs=given, **options) as done,
+    ):
+        done.save(out)
+    return sum(spent) + before
