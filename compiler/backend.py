@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx_ir as ir
 
 from .errors import Missing
@@ -21,6 +22,10 @@ class EmitOptions:
     """Element type of float inputs and outputs: `fp32`, or `fp16` where the target allows it."""
     opset: int | None = None
     """ONNX only: the opset of the file that is written."""
+    inputs: Mapping[str, np.ndarray] | None = None
+    """What to run the model on where its form is chosen by speed; without them it is not timed."""
+    budget: bool = False
+    """Whether the user limited the error: passes have used that up, and integer kernels may add none."""
 
 
 @dataclass
@@ -39,6 +44,10 @@ class Emitted:
     """Intermediate value of the model → its name in the file, where both can be told; for probes of operators."""
     sidecars: list[Path] = field(default_factory=list)
     """Files that belong beside `path`: weights over 2 GB."""
+    as_users_do: bool = False
+    """Whether the file is for onnxruntime as its users run it: the loss is then what all its optimisations make."""
+    lift: Callable[[ir.Model], object] | None = None
+    """Turns what was read back into operators that rounding can be told from, in place."""
     renamed: Callable[[Path], None] | None = None
     """Writes `path` under another name, so that it names its sidecars, which are called after it, by theirs."""
 

@@ -156,13 +156,15 @@ def compile(
         report.pipeline, report.passes = [p.spec for p in steps], manager.records
         with clock("lower"):
             path = scratch.dir / (name or f"{_stem(source)}{where.suffix}")
-            emitted = find_backend(where.backend).emit(model, where, path, EmitOptions(io, opset))
+            timed = ref.samples.first if latency and verify != "off" else None
+            options = EmitOptions(io, opset, timed, max_error is not None or min_snr is not None)
+            emitted = find_backend(where.backend).emit(model, where, path, options)
         _describe_file(report, model, emitted)
         if verify != "off":
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load, task)
             report.accuracy = report.proof.accuracy
-            change = faster_by(ref.model, model, shrunk.model, where) if latency else None
+            change = faster_by(ref.model, model, shrunk.model, where, emitted.path) if latency else None
             if change is not None:
                 with clock("latency"):
                     time_change(report, ref.model, *change, ref.samples.first)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .graph import nodes
 from .passbase import Pass
 from .records import Latency, PassRecord, Report
 from .rounding import is_pair
-from .session import Session
+from .session import Saved, Session
 from .targets import Target
 
 BUDGET = 1.0
@@ -51,27 +52,51 @@ class Shrunk:
 
 
 def compared(
-    original: ir.Model, left: ir.Model, inputs: Mapping[str, np.ndarray], *, integers: bool = False
+    original: ir.Model,
+    left: ir.Model | Path,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    integers: bool = False,
 ) -> Latency:
     """Median seconds of both, on one thread, onnxruntime optimising both as it does by default; nothing is rounded.
 
-    With `integers`, what is left rounds its activations, and onnxruntime may compute in integers.
+    With `integers`, what is left rounds its activations, and onnxruntime may compute in integers. A file is run as its
+    users run it; the original then is, too.
     Runs alternate, so that both see the same machine, for about a second in all, three times each at least.
     Raises ModelError where onnxruntime can't run one of them.
     """
-    sessions = [Session(original, threads=1, exact=True, options=_default())]
-    sessions.append(Session(left, threads=1, exact=not integers, options=_default(integers)))
-    for s in sessions:
-        s.run(inputs)
-    taken: list[list[float]] = [[], []]
-    end = time.perf_counter() + BUDGET
-    while len(taken[0]) < LEAST or (len(taken[0]) < MOST and time.perf_counter() < end):
-        for s, seconds in zip(sessions, taken, strict=True):
-            start = time.perf_counter()
-            s.run(inputs)
-            seconds.append(time.perf_counter() - start)
+    if isinstance(left, Path):
+        sessions = [Session(original, threads=1, options=_default(integers=True)), Saved(left, threads=1)]
+    else:
+        sessions = [Session(original, threads=1, exact=True, options=_default())]
+        sessions.append(Session(left, threads=1, exact=not integers, options=_default(integers)))
+    taken = _in_turn(sessions, inputs, time.perf_counter)
     before, after = (statistics.median(seconds) for seconds in taken)
     return Latency(before, after, len(taken[0]))
+
+
+def least(sessions: Sequence[Session], inputs: Mapping[str, np.ndarray]) -> list[float]:
+    """The least processor seconds of a run of each session; they must have one thread.
+
+    Runs alternate as in `compared`. Other work on the machine counts neither way. Raises ModelError.
+    """
+    return [min(seconds) for seconds in _in_turn(sessions, inputs, time.thread_time)]
+
+
+def _in_turn(
+    sessions: Sequence[Session], inputs: Mapping[str, np.ndarray], clock: Callable[[], float]
+) -> list[list[float]]:
+    """What each run took, after one that does not count."""
+    for s in sessions:
+        s.run(inputs)
+    taken: list[list[float]] = [[] for _ in sessions]
+    end = clock() + BUDGET
+    while len(taken[0]) < LEAST or (len(taken[0]) < MOST and clock() < end):
+        for s, seconds in zip(sessions, taken, strict=True):
+            start = clock()
+            s.run(inputs)
+            seconds.append(clock() - start)
+    return taken
 
 
 def _default(integers: bool = False) -> Any:
@@ -93,24 +118,27 @@ SLOWER = {
     "integers": "with integer activations the model is slower than the original here, {times:.2f} times: onnxruntime "
     "has integer kernels for few operators, and processors without instructions for them gain little. "
     "Leave quantize-activations out",
+    "form": "the file is slower than the original here, {times:.2f} times",
 }
 """What to say where a change that was made for speed made the model slower."""
 
 
 def faster_by(
-    original: ir.Model, model: ir.Model, shrunk: ir.Model | None, target: Target
-) -> tuple[ir.Model, str] | None:
-    """What was changed for speed, a key of `SLOWER`, and the model to time for it; None where nothing was.
+    original: ir.Model, model: ir.Model, shrunk: ir.Model | None, target: Target, file: Path
+) -> tuple[ir.Model | Path, str] | None:
+    """What was changed for speed, a key of `SLOWER`, and the model or file to time for it; None where nothing was.
 
-    Integers are timed where onnxruntime is what will run them.
+    Integers are timed where onnxruntime is what will run them; what is written for it alone is timed in any case.
     """
+    if target.backend == "onnxruntime":
+        return file, "form"
     if target.backend == "onnx" and has_integers(model) and not has_integers(original):
         return model, "integers"
     return None if shrunk is None else (shrunk, "pruning")
 
 
 def time_change(
-    report: Report, original: ir.Model, left: ir.Model, change: str, inputs: Mapping[str, np.ndarray]
+    report: Report, original: ir.Model, left: ir.Model | Path, change: str, inputs: Mapping[str, np.ndarray]
 ) -> None:
     """Write into the report what `compared` finds; warn where `change`, a key of `SLOWER`, made the model slower."""
     try:

@@ -72,6 +72,16 @@ LOSSY_LEVELS = frozenset({"O2", "O3", "Os"})
 LEGALIZE = ("unpack-weights", "legalize", "fold-constants", "remove-dead-code")
 
 
+# Half precision's counterpart in onnxruntime, which has integer kernels: what may be computed in 8-bit integers is
+# rounded, convolutions by ranges that only given inputs tell; the backend then takes what it measures to be faster.
+INTEGERS = (
+    "quantize-activations{keep=Gemm+MatMul,min_snr=20}",
+    "quantize-activations{calibrate=dynamic,min_snr=20}",
+)
+
+# Integer operators of models that came with them, as rounding and operators that every pass knows.
+LIFT = "lift-integers"
+
 def precision_of(level: str, target: Target, precision: str | None) -> str:
     """`fp16` or `fp32`: what was asked, else what the level and the target imply."""
     if precision not in (None, "fp16", "fp32"):
@@ -90,7 +100,7 @@ def check_options(target: Target, io: str, opset: int | None) -> None:
     """Raise UsageError for a type of inputs or an opset that there is not, or that the target's files don't have."""
     if io not in ("fp32", "fp16"):
         raise UsageError(f"unknown type of inputs and outputs '{io}'; choose fp32 or fp16")
-    if target.backend != "onnx":
+    if target.backend == "coreml":
         if opset is not None:
             raise UsageError(f"--opset is for --target onnx; {target.name} has no ONNX opset")
         return
@@ -115,6 +125,10 @@ def pipeline(
         specs += LEGALIZE
     elif opset is not None and opset < OPSET:
         specs += [f"unpack-weights{{opset={opset}}}", f"legalize{{opset={opset}}}", *OLDER]
+    if target.backend in ("coreml", "onnxruntime"):
+        specs.insert(1, LIFT)
+    if target.backend == "onnxruntime" and passes is None and level in LOSSY_LEVELS:
+        specs[-1:] = [*INTEGERS, *specs[-1:]]
     if precision == "fp16":
         specs.append(HALF)
     return specs

@@ -19,7 +19,7 @@ from .numerics import Meter
 from .operators import probe
 from .records import Proof, Report
 from .reference import Reference
-from .session import Session
+from .session import Saved, Session
 from .verify import Comparison, compare_outputs, named_by_size, tolerance
 from .weights import release
 
@@ -103,12 +103,15 @@ def prove(
     except ModelError as e:
         proof.problems = str(e).splitlines()
         return proof
+    if emitted.lift is not None:
+        emitted.lift(lifted)
     names = emitted.inputs, emitted.outputs
     samples, other = reference.samples, reference.other
     feeds = samples.first
     runs = (feeds, other.inputs) if other is not None else (feeds,)
     base = _run(model, runs)
-    got = _run(lifted, runs, *names, like=base)
+    # Of an ONNX file onnxruntime itself decodes the weights, as it will for those who use the file.
+    got = _run(lifted, runs, *names, like=base, bodies=emitted.path.suffix == ".onnx")
     proof.exact = compare_outputs(base, got, model)
     if not proof.exact.within(EXACT_TOLERANCE):
         proof.exact_tolerance = tolerance(model, runs, base, EXACT_TOLERANCE)
@@ -120,7 +123,8 @@ def prove(
     if emitted.values:
         proof.probed, found = probe(model, lifted, emitted.values)
         proof.problems += found
-    rounded = _Side(Session(lifted), lifted, *names)
+    as_read = Saved(emitted.path) if emitted.as_users_do else Session(lifted)
+    rounded = _Side(as_read, lifted, *names)
     first = _Side(Session(reference.model), reference.model) if len(samples.runs) > 1 else None
     meters: dict[str, Meter] = {}
     score = _Score(samples.labels)
@@ -153,12 +157,13 @@ def _run(
     inputs: Mapping[str, str] | None = None,
     outputs: Mapping[str, str] | None = None,
     like: Outputs | None = None,
+    bodies: bool = False,
 ) -> dict[str, np.ndarray]:
-    """What `model` computes when nothing is rounded. Runs after the first are named by their sizes.
+    """What `model` computes when nothing is rounded; `bodies` as in `Session`. Later runs are named by their sizes.
 
     It is one session, after which nothing of the model stays in memory.
     """
-    side = _Side(Session(model, exact=True), model, inputs or {}, outputs or {})
+    side = _Side(Session(model, exact=True, bodies=bodies), model, inputs or {}, outputs or {})
     found = side.run(runs[0], like)
     for feeds in runs[1:]:
         found |= named_by_size(side.run(feeds), feeds)

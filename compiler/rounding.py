@@ -44,6 +44,9 @@ HALF_NORMAL = 2.0**-14
 """The smallest float16 of full precision."""
 
 
+OURS = "edgec.rounding"
+"""Key in the `meta` of what a pair makes: edgec put the pair there. One that came with the model is part of it."""
+
 BIG = 1 << 16
 """Elements from which onnxruntime converts to float16: four times as fast as numpy, which converts one by one."""
 
@@ -85,7 +88,9 @@ def pair_source(node: ir.Node) -> ir.Value | None:
         source = first.inputs[0]
         return source if source is not None and source.dtype == FLOAT else None
     if node.op_type == "DequantizeLinear" and node.domain == "":
-        first = producer(node.inputs[0], "QuantizeLinear")
+        first = producer(node.inputs[0], "QuantizeLinear", "DynamicQuantizeLinear")
+        if first is not None and first.op_type != "QuantizeLinear" and producer(node.inputs[1]) is not first:
+            return None
         # A quantized constant is a weight whose packing was not folded.
         return None if first is None or is_const(first.inputs[0]) else first.inputs[0]
     return None
@@ -204,6 +209,23 @@ def insert_integers(value: ir.Value, scale: np.ndarray, zero: np.ndarray, reader
     return _insert(value, down, up, (start.dtype, "integer"), readers)
 
 
+def insert_dynamic(value: ir.Value, readers: Iterable[ir.Node]) -> ir.Value:
+    """Make `readers` read `value` rounded to 8 bits between its own least and largest number, found in every run.
+
+    Args:
+        value: as for `insert_pair`.
+        readers: nodes that shall read the rounded value, which is returned.
+    """
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    down = ir.Node("", "DynamicQuantizeLinear", [value], num_outputs=3)
+    up = ir.Node("", "DequantizeLinear", down.outputs)
+    for out, kind, tag in zip(down.outputs[1:], (FLOAT, ir.DataType.UINT8), ("scale", "zero"), strict=True):
+        out.name = fresh_name(graph, f"{value.name}__{tag}")
+        out.type, out.shape = ir.TensorType(kind), ir.Shape([])
+    return _insert(value, down, up, (ir.DataType.UINT8, "integer"), readers)
+
+
 def _insert(
     value: ir.Value, down: ir.Node, up: ir.Node, stored: tuple[ir.DataType, str], readers: Iterable[ir.Node] | None
 ) -> ir.Value:
@@ -212,6 +234,7 @@ def _insert(
     assert isinstance(graph, ir.Graph)
     chosen = None if readers is None else set(readers)
     rounded = up.outputs[0]
+    rounded.meta[OURS] = True
     for node, (kind, tag) in ((down, stored), (up, (FLOAT, "rounded"))):
         out = node.outputs[0]
         node.name = out.name = fresh_name(graph, f"{value.name}__{tag}")

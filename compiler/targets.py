@@ -73,6 +73,7 @@ class Target:
         storage: all packed forms of a weight that it stores.
         activation_bits: integer types that activations can be rounded to. Sources: coremltools 9.0,
             `ops/defs/iOS17/quantization_ops.py`; for ONNX, what onnxruntime 1.32 runs, by the tests.
+        dynamic: whether ranges of activations may be found in every run.
         float16: whether computing in float16 is the target's default.
         attention: whether the target has a fused scaled-dot-product attention.
         fp16_rnn: whether recurrent operators accept float16 (iOS 17 and later).
@@ -89,6 +90,7 @@ class Target:
     weight_bits: tuple[int, ...] = ()
     storage: Storage = Storage()
     activation_bits: tuple[int, ...] = ()
+    dynamic: bool = False
     float16: bool = False
     attention: bool = False
     fp16_rnn: bool = True
@@ -125,6 +127,18 @@ TARGETS: dict[str, Target] = {
             weight_bits=(2, 4, 8),
             storage=ANY_ONNX,
             activation_bits=(4, 8, 16),
+            dynamic=True,
+            attention=True,
+        ),
+        Target(
+            "onnxruntime",
+            "onnxruntime",
+            ".onnx",
+            "ONNX model in the form that onnxruntime runs fastest on this machine's processor",
+            weight_bits=(2, 4, 8),
+            storage=ANY_ONNX,
+            activation_bits=(8,),
+            dynamic=True,
             attention=True,
         ),
     )

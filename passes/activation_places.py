@@ -20,6 +20,7 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 MERGED = {
     "onnx": ("Relu", "Clip"),
+    "onnxruntime": ("Relu", "Clip"),
     "coreml": (
         "Relu", "Clip", "PRelu", "LeakyRelu", "Sigmoid", "HardSigmoid", "Swish", "Elu", "Celu", "Selu", "Mish", "Gelu",
         "Tanh", "HardSwish",
@@ -46,19 +47,21 @@ class Places:
         merged: operators behind a convolution that come before rounding.
         outputs: whether what convolutions give is rounded, and for all readers; else for linear operators only.
         keep: globs of names of nodes, operators and values that stay as they are.
+        weighted: whether only what MatMul and Gemm multiply with a weight is rounded, for them alone.
     """
 
     merged: Sequence[str]
     outputs: bool
     keep: Sequence[str] = ()
+    weighted: bool = False
 
     def values(self, model: ir.Model) -> list[ir.Value]:
         """The activations of the main graph that are to be rounded and aren't yet, each once."""
         found: dict[ir.Value, None] = {}
         for node in model.graph:
-            if node.domain or node.op_type not in DATA or self._keeps(node):
+            if node.domain or node.op_type not in DATA or self._keeps(node) or not self._fits(node):
                 continue
-            read = [node.inputs[i] for i in DATA[node.op_type] if i < len(node.inputs)]
+            read = [node.inputs[i] for i in DATA[node.op_type][: 1 if self.weighted else None] if i < len(node.inputs)]
             found.update((v, None) for v in read if v is not None)
             if self.outputs and node.op_type in CONVOLUTIONS:
                 found[self._behind(node.outputs[0])] = None
@@ -67,7 +70,14 @@ class Places:
     def readers(self, value: ir.Value) -> list[ir.Node]:
         """The nodes that are to read `value` rounded, and don't yet."""
         wanted = [n for n in users(value) if n.op_type != "QuantizeLinear" and not self._keeps(n)]
-        return wanted if self.outputs else [n for n in wanted if _reads_as_data(n, value)]
+        return wanted if self.outputs else [n for n in wanted if _reads_as_data(n, value) and self._fits(n)]
+
+    def _fits(self, node: ir.Node) -> bool:
+        """Whether a linear operator is one of those that are wanted."""
+        if not self.weighted:
+            return True
+        weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+        return weight is not None and _is_weight(weight) and not is_const(node.inputs[0])
 
     def _behind(self, value: ir.Value) -> ir.Value:
         """What a convolution's output is once the activations that merge with it, and half precision, are applied."""

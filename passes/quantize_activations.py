@@ -1,10 +1,11 @@
-"""Integer activations: what linear operators read is rounded to 8 bits, by ranges measured on the given inputs."""
+"""Integer activations: what linear operators read is rounded to 8 bits, by ranges measured on the given inputs or as
+the model runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from ..compiler.calibration.batching import spread
 from ..compiler.calibration.histograms import histograms
 from ..compiler.passbase import Context, Pass
-from ..compiler.rounding import insert_integers, insert_pair
+from ..compiler.rounding import insert_dynamic, insert_integers, insert_pair
 from ..compiler.session import Session
 from ..compiler.targets import TARGETS
 from ..compiler.weights import release
@@ -46,6 +47,8 @@ class QuantizeActivations(Pass):
         bits: 8, for ONNX 4 or 16, too.
         calibrate: how a range is chosen of what was measured. mse: of the least square error; minmax: all numbers;
             percentile: so many of a hundred from either end; entropy: of the least divergence (as TensorRT).
+            dynamic: nothing is measured before; each run finds its own range (DynamicQuantizeLinear), of what MatMul
+            and Gemm multiply with weights. For ONNX, 8 bits.
         percentile: for `calibrate=percentile`.
         symmetric: whether the zero point is 0 (of integers with a sign, but where nothing is negative). By default for
             Core ML, as coremltools does.
@@ -58,7 +61,7 @@ class QuantizeActivations(Pass):
     name: ClassVar[str] = "quantize-activations"
     lossy: ClassVar[bool] = True
     bits: int = 8
-    calibrate: Rule = "mse"
+    calibrate: Literal["mse", "minmax", "percentile", "entropy", "dynamic"] = "mse"
     percentile: float = 99.99
     symmetric: bool | None = None
     outputs: bool = True
@@ -71,6 +74,8 @@ class QuantizeActivations(Pass):
             raise ValueError(f"bits={self.bits}: choose one of {', '.join(map(str, KINDS))}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile={self.percentile:g}: choose a number above 50, and 100 at most")
+        if self.calibrate == "dynamic" and self.bits != 8:
+            raise ValueError(f"bits={self.bits}: with calibrate=dynamic there are 8 bits only")
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """See the class. Runs the model on all given inputs, then twice; where too much is lost, some 40 times."""
@@ -78,13 +83,18 @@ class QuantizeActivations(Pass):
             first = next(t.name for t in TARGETS.values() if self.bits in t.activation_bits)
             ctx.note(f"{ctx.target.name} has no activations of {self.bits} bits; {first} is the first that has")
             return 0
-        places = Places(MERGED.get(ctx.target.backend, ()), self.outputs, self.keep)
+        dynamic = self.calibrate == "dynamic"
+        if dynamic and not ctx.target.dynamic:
+            ctx.note(f"{ctx.target.name} finds no ranges as the model runs; --target onnx and onnxruntime do")
+            return 0
+        merged = MERGED.get(ctx.target.backend, ())
+        places = Places(merged, self.outputs and not dynamic, self.keep, weighted=dynamic)
         values = places.values(model)
-        if not ctx.given or not values:
+        if not values or not (ctx.given or dynamic):
             if values:
                 ctx.note("no activation is rounded: their ranges can only be measured on given inputs (--inputs)")
             return 0
-        found = self._levels(model, values, ctx)
+        found = {v.name or "": None for v in values} if dynamic else self._levels(model, values, ctx)
         spared = self._spared(model, found, places, ctx) if found and self.min_snr else []
         chosen = {name: each for name, each in found.items() if name not in spared}
         if chosen:
@@ -94,7 +104,7 @@ class QuantizeActivations(Pass):
         insert(model, chosen, places)
         return len(chosen)
 
-    def _levels(self, model: ir.Model, values: Sequence[ir.Value], ctx: Context) -> dict[str, Levels]:
+    def _levels(self, model: ir.Model, values: Sequence[ir.Value], ctx: Context) -> dict[str, Levels | None]:
         """The levels of each value, by name. What only places the numbers of another value has the levels of that."""
         among = set(values)
         origins = {v: origin(v, among) for v in values}
@@ -108,10 +118,11 @@ class QuantizeActivations(Pass):
             elif not found.reach:
                 ctx.note(f"activation '{value.name}' is not rounded: it is 0 for the given inputs")
             else:
-                made[value] = levels(found, self.calibrate, self.bits, symmetric, self.percentile)
+                rule = cast(Rule, self.calibrate)
+                made[value] = levels(found, rule, self.bits, symmetric, self.percentile)
         return {v.name or "": made[o] for v, o in origins.items() if o in made}
 
-    def _spared(self, model: ir.Model, found: Mapping[str, Levels], places: Places, ctx: Context) -> list[str]:
+    def _spared(self, model: ir.Model, found: Mapping[str, Levels | None], places: Places, ctx: Context) -> list[str]:
         """The activations that must not be rounded for the outputs to keep `min_snr`."""
         inputs = dict(ctx.inputs)
         reference = Session(model).run(inputs)
@@ -138,13 +149,19 @@ class QuantizeActivations(Pass):
         return [n for stretch in result.kept for n in stretch.names]
 
 
-def insert(model: ir.Model, chosen: Mapping[str, Levels], places: Places) -> None:
-    """Round the named activations, for the readers that want them rounded. Those in half precision stay so."""
+def insert(model: ir.Model, chosen: Mapping[str, Levels | None], places: Places) -> None:
+    """Round the named activations, for the readers that want them rounded. Those in half precision stay so.
+
+    What has no levels finds them in every run.
+    """
     made = {o.name or "": o for node in model.graph for o in node.outputs}
     values = {v.name or "": v for v in model.graph.inputs} | made
     for name, each in chosen.items():
         value = values[name]
         readers = places.readers(value)
+        if each is None:
+            insert_dynamic(value, readers)
+            continue
         zero = np.array(each.zero, each.kind.numpy())
         rounded = insert_integers(value, np.array(each.scale, np.float32), zero, readers)
         if _in_half(value):
