@@ -133,19 +133,23 @@ class Affine:
     def rows(self, name: str, first: int, index: np.ndarray) -> Affine | None:
         """The rows `index` of matrix `first` of a stack [n, rows, columns]; None where the scale can't follow."""
         _, rows, cols = self.data.shape
-        if self.block or (self.scale.shape and self.axis not in (0, 1)):
+        if self.scale.shape and (self.axis == 2) != bool(self.block):
             return None
 
         def follow(c: Constant) -> Constant:
             if not c.shape:
                 return c
+            if self.block:
+                many, height, blocks = c.shape
+                own, some = first if many > 1 else 0, index if height > 1 else slice(None)
+                return c.map(name, lambda a: a[own][some], (len(index) if height > 1 else 1, blocks))
             if self.axis == 0:
                 return c.map(name, lambda a: a[first], ())
             return c.map(name, lambda a: a[index], (rows,))
 
         data = self.data.map(name, lambda a: a[first][index], (rows, cols))
         zero = None if self.zero is None else follow(self.zero)
-        return replace(self, data=data, scale=follow(self.scale), zero=zero, axis=0)
+        return replace(self, data=data, scale=follow(self.scale), zero=zero, axis=1 if self.block else 0)
 
     def dense(self) -> Constant:
         """The float weight: for tiny ones, and for targets that store no integers."""

@@ -140,6 +140,22 @@ def test_recurrent_weights(tmp_path: Path) -> None:
         assert len(compressed(package)) == expected
 
 
+@pytest.mark.parametrize("rows", [1, 32])
+def test_recurrent_weights_in_blocks(rows: int, tmp_path: Path) -> None:
+    """Scales of blocks go with the rows of their gates."""
+    rng = np.random.default_rng(0)
+    grid = Affine(4, half(rng.random((1, rows, 2)) + 0.1), 2, 8)
+    model = parse("g (float[5,2,16] x) => (float y) { y = LSTM<hidden_size=8>(x, w, r) }",
+                  {"w": grid.decode(rng.integers(-8, 8, (1, 32, 16)).astype(np.int8)),
+                   "r": rng.normal(size=(1, 32, 8)).astype(np.float32)})  # fmt: skip
+    grids.write(model.graph.initializers["w"], grid)
+    assert PackWeights(min_size=512).run(model, context("ios18")) == 1
+    shapes.infer(model)
+    package = write(model, tmp_path / "blocks.mlpackage", "ios18")
+    np.testing.assert_allclose(package.got["y"], package.expected["y"], atol=1e-5)
+    assert len(compressed(package)) == 1
+
+
 @pytest.mark.parametrize("name", ["4-bit table", "table with scales", "int4 in blocks", "sparse tables", "int8"])
 def test_one_wrong_number_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scale or table entry, an index or a part of the mask: the proof reads the file and sees it."""
