@@ -19,12 +19,16 @@ from .weights import Scratch
 
 @dataclass
 class Hooks:
-    """What a caller may watch: steps as they start, the model once loaded, passes as they start and end."""
+    """What a caller may watch: steps as they start, the model once loaded, passes as they start and end.
+
+    `progress` is called in the course of a long pass: what it is doing, how far it is, of how many (0: unknown).
+    """
 
     step: Callable[[str], None] = lambda _: None
     loaded: Callable[[ir.Model], None] = lambda _: None
     pass_started: Callable[[Pass, int, int], None] = lambda *_: None
     pass_ended: Callable[[PassRecord, ir.Model], None] = lambda *_: None
+    progress: Callable[[str, int, int], None] = lambda *_: None
 
 
 @dataclass

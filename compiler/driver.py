@@ -148,7 +148,7 @@ def compile(
             samples = ref.samples
             context = Context(
                 where, scratch, samples.first, samples.given, runs=samples.runs, labels=samples.labels,
-                max_error=max_error, min_snr=min_snr, metric=task, original=ref.outputs,
+                max_error=max_error, min_snr=min_snr, metric=task, original=ref.model,
                 resume=_path(resume), progress=h.progress,
             )  # fmt: skip
             manager = Manager(context, watched, ref.outputs, ref.other)

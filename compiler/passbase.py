@@ -45,7 +45,7 @@ class Context:
         metric: the task's own measure, where the user named one: `metric.measure(model)` runs a model on all labelled
             samples, `metric.drop(value)` says how many points worse than the original that is, `metric.max_drop` how
             many may be lost in all (None: any number). See `guard.task.Task`.
-        original: what the model as it was loaded makes of `inputs`; empty where nobody ran it.
+        original: the model as it was loaded, which what is lost in all is measured against; None: not known.
         resume: the file that a long search keeps its measurements in, to go on after an interrupt; None: none.
         progress: called in the course of a long search: what is being done, how far it is, of how many (0: unknown).
         tradeoff: what a search for the bits of weights found, for the report.
@@ -62,7 +62,7 @@ class Context:
     max_error: float | None = None
     min_snr: float | None = None
     metric: Task | None = None
-    original: Mapping[str, np.ndarray] = field(default_factory=dict)
+    original: ir.Model | None = None
     resume: Path | None = None
     progress: Callable[[str, int, int], None] = lambda *_: None
     tradeoff: Tradeoff | None = None

@@ -57,20 +57,20 @@ O1 = (*PREPARE, *CLEAN, *RECOGNISE, *FOLD, *TIDY)
 # Channels that are provably dead go: zero filters, batch-norm scales of zero, what no weight reads.
 SHRINK = ("remove-channels", "remove-dead-code")
 
-O2 = (*O1, *SHRINK, "round-weights{bits=8}", "pack-weights")
-# Searching for the most compression that a budget allows comes on top of O2 as its passes appear.
-O3 = O2
-Os = O2
+# Eight bits where nothing has been decided yet, then whatever lies on a grid is stored as integers.
+STORE = ("round-weights{bits=8}", "pack-weights")
+
+O2 = (*O1, *SHRINK, *STORE)
+# As much as the budget allows. For speed, channels go first, with a share of what may be lost; for size, all of it is
+# spent on bits, those of small weights, too.
+O3 = (*O1, *SHRINK, "mask-within-budget", *SHRINK, "quantize{asked=true}", *STORE)
+Os = (*O1, *SHRINK, "quantize{min_size=512,asked=true}", *STORE)
 
 LEVELS: dict[str, tuple[str, ...]] = {"O0": O0, "O1": O1, "O2": O2, "O3": O3, "Os": Os}
 
 # A lossy level computes in the target's own precision; an exact one in float32 unless asked.
 HALF = "round-activations"
 LOSSY_LEVELS = frozenset({"O2", "O3", "Os"})
-
-# What the target has no operator for is written out in those it has.
-LEGALIZE = ("unpack-weights", "legalize", "fold-constants", "remove-dead-code")
-
 
 # Half precision's counterpart in onnxruntime, which has integer kernels: what may be computed in 8-bit integers is
 # rounded, convolutions by ranges that only given inputs tell; the backend then takes what it measures to be faster.
@@ -81,6 +81,10 @@ INTEGERS = (
 
 # Integer operators of models that came with them, as rounding and operators that every pass knows.
 LIFT = "lift-integers"
+
+# What the target has no operator for is written out in those it has.
+LEGALIZE = ("unpack-weights", "legalize", "fold-constants", "remove-dead-code")
+
 
 def precision_of(level: str, target: Target, precision: str | None) -> str:
     """`fp16` or `fp32`: what was asked, else what the level and the target imply."""
@@ -121,14 +125,14 @@ def pipeline(
     if level not in LEVELS:
         raise UsageError(f"unknown level '{level}'; choose one of {', '.join(LEVELS)}")
     specs = [*PREPARE, *split_specs(passes)] if passes is not None else list(LEVELS[level])
-    if target.backend == "coreml":
-        specs += LEGALIZE
-    elif opset is not None and opset < OPSET:
-        specs += [f"unpack-weights{{opset={opset}}}", f"legalize{{opset={opset}}}", *OLDER]
     if target.backend in ("coreml", "onnxruntime"):
         specs.insert(1, LIFT)
     if target.backend == "onnxruntime" and passes is None and level in LOSSY_LEVELS:
         specs[-1:] = [*INTEGERS, *specs[-1:]]
+    if target.backend == "coreml":
+        specs += LEGALIZE
+    elif opset is not None and opset < OPSET:
+        specs += [f"unpack-weights{{opset={opset}}}", f"legalize{{opset={opset}}}", *OLDER]
     if precision == "fp16":
         specs.append(HALF)
     return specs

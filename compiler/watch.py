@@ -39,10 +39,11 @@ class Watch:
         self._status: Status | None = None
         self._text = ""
         self._number = 0
+        self._pass = ""
         # Only a page shows what the model costs, before and after.
         self._pages = any(Path(p).suffix == ".html" for p in options.report)
         self.analyses: list[Analysis] = []
-        self.hooks = Hooks(self._step, self._loaded, self._started, self._ended)
+        self.hooks = Hooks(self._step, self._loaded, self._started, self._ended, self._progress)
 
     def __enter__(self) -> Watch:
         if sys.stderr.isatty() and not self._options.quiet:
@@ -69,8 +70,13 @@ class Watch:
             self.analyses.append(analyze(model, str(self._options.model)))
 
     def _started(self, p: Pass, index: int, count: int) -> None:
+        self._pass = f"pass {index + 1} of {count}: {p.name}"
         if self._status is not None:
-            self._status.update(f"pass {index + 1} of {count}: {p.name} …")
+            self._status.update(f"{self._pass} …")
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._pass}: {what}{f', {done} of {total}' if total else ''} …")
 
     def _ended(self, record: PassRecord, model: ir.Model) -> None:
         o = self._options

@@ -13,6 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
+PARTS = 4096
+"""Of a limit of bytes, as which weights are weighed against each other."""
 RUNS = 12
 """Plans that are measured at most to find the cheapest within an error."""
 
@@ -95,7 +99,19 @@ class Path:
         return min(len(self.steps), bisect.bisect_left(self.noises, -limit, key=lambda n: -n))
 
     def of_size(self, limit: float) -> Plan | None:
-        """The plan of at most so many bytes with the least expected noise; None if the cheapest is larger."""
+        """The plan of at most so many bytes with the least expected noise; None if the cheapest is larger.
+
+        Steps that don't fit any more leave bytes over where weights are few and large: then whole plans are weighed.
+        """
+        first = self._stepwise(limit)
+        if first is None:
+            return None
+        same = uniform(self._curves, limit)
+        others = [p for p in (same, weighed(self._curves, limit)) if p is not None]
+        every = [first, *(self._filled(list(p), limit - size(p)) for p in others)]
+        return min(every, key=lambda p: (noise(p), size(p)))
+
+    def _stepwise(self, limit: float) -> Plan | None:
         now, left = list(self.start), limit - size(self.start)
         if left < 0:
             return None
@@ -139,6 +155,38 @@ class Path:
             low, high = (low, k) if found <= 1 else (k, high)
             ratio = found / self.noises[k] if self.noises[k] > 0 else 0.0
         return self.plan(high)
+
+
+def weighed(curves: Sequence[Curve], limit: float) -> Plan | None:
+    """The plan of least noise in so many bytes, counted in `PARTS` of the limit and rounded up (dynamic programming).
+
+    None where there is no limit, or nothing that fits.
+    """
+    if not 0 < limit < math.inf:
+        return None
+    unit = limit / PARTS
+    best = np.zeros(PARTS + 1)
+    ways: list[np.ndarray] = []
+    for curve in curves:
+        found = np.full(PARTS + 1, np.inf)
+        way = np.zeros(PARTS + 1, np.int8)
+        for k, w in enumerate(curve):
+            parts = math.ceil(w.nbytes / unit)
+            if parts > PARTS or not math.isfinite(w.noise):
+                continue
+            noises = best[: PARTS + 1 - parts] + w.noise
+            better = noises < found[parts:]
+            found[parts:][better] = noises[better]
+            way[parts:][better] = k
+        best = found
+        ways.append(way)
+    if not math.isfinite(best[-1]):
+        return None
+    left, plan = PARTS, []
+    for curve, way in zip(reversed(curves), reversed(ways), strict=True):
+        plan.append(curve[way[left]])
+        left -= math.ceil(plan[-1].nbytes / unit)
+    return tuple(reversed(plan))
 
 
 def uniforms(curves: Sequence[Curve]) -> dict[int, Plan]:

@@ -17,10 +17,7 @@ from .probe import Allowed, Damage, Probe
 from .round_weights import Rounded, replace_weights
 from .sensitivity import Fits
 from .stored_forms import store
-
-KEPT = "edgec.kept"
-"""Key of `Value.meta` of a weight that was best left as it is: another run leaves it so."""
-
+from .weight_grid import KEPT
 
 @dataclass(frozen=True)
 class Limits:

@@ -20,11 +20,13 @@ from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
 from ..compiler.verify import Comparison
 from ..compiler.weights import release
-from .round_weights import Rounded, replace_weights
+from .round_weights import MIN_SNR, Rounded, replace_weights
 
 if TYPE_CHECKING:
     from ..compiler.guard.task import Task
 
+JUDGED = 256
+"""Samples that plans are measured on before they are taken, more or less."""
 SAMPLES = 32
 """Samples that the model is run with for each weight."""
 PEAKED = 4.0
@@ -78,6 +80,27 @@ class Allowed:
         return max(largest, power, 0.0 if self.max_drop is None else DROP) / self.share
 
 
+def judge(model: ir.Model, ctx: Context, scores: bool | None = None) -> Probe:
+    """What measures as whoever checks the result does: against the original, on many samples, and with the metric."""
+    runs = ctx.runs or (ctx.inputs or synthesise(model, ctx.seed),)
+    # The first of them is what the manager checks each pass with.
+    some = runs[:: max(1, sum(samples(feeds) for feeds in runs) // JUDGED)]
+    wanted = None
+    if ctx.original is not None:
+        session = Session(ctx.original)
+        wanted = [session.run(feeds) for feeds in some]
+        release(ctx.original)
+    return Probe(model, some, scores, wanted=wanted, task=ctx.metric)
+
+
+def allowed_by(ctx: Context, share: float) -> Allowed:
+    """What the user allows all passes together, a share of it; 25 dB where nothing was said."""
+    drop = None if ctx.metric is None else ctx.metric.max_drop
+    if ctx.max_error is None and ctx.min_snr is None and drop is None:
+        return Allowed(None, MIN_SNR, share)
+    return Allowed(ctx.max_error, ctx.min_snr, share, drop)
+
+
 class Probe:
     """Runs a model with some weights rounded. `scores`: whether outputs are scores of classes; None: by their looks.
 
@@ -115,6 +138,10 @@ class Probe:
         """What is lost when these weights are rounded."""
         trial = self.model.clone()
         replace_weights(trial, rounded)
+        return self.loss(trial)
+
+    def loss(self, trial: ir.Model) -> Damage:
+        """What a model with the same inputs and outputs has lost."""
         session = Session(trial)
         found = self.compared(session.run(feeds) for feeds in self.runs)
         if self._task is None:

@@ -16,17 +16,17 @@ from ..compiler.quantization.gridfit import GridSpec
 from ..compiler.weights import Scratch, release_tensor
 from . import weight_grid
 from .bit_budget import Curve
-from .bit_search import KEPT, Limits, Search
+from .bit_search import Limits, Search
 from .grid_options import Wish, spec_for
 from .measurements import Measurements, key
-from .probe import Allowed, Probe, some_runs
-from .round_weights import MIN_SNR, lies_on
+from .probe import Allowed, Probe, allowed_by, judge, some_runs
+from .round_weights import lies_on
 from .sensitivity import Fits, by_gradients, by_outputs
 
 _UNITS = {"": 1e6, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 SHARE = 0.8
 """Of the noise that the user allows all passes together, where the pass itself has no budget."""
-PLANS = ("size", "bits", "max_error", "min_snr", "drop", "resume", "jobs")
+PLANS = ("size", "bits", "max_error", "min_snr", "drop", "resume", "jobs", "asked")
 """Options that don't change what is measured."""
 
 
@@ -62,6 +62,7 @@ class Quantize(Pass):
         resume: a file that measurements are kept in; after an interrupt, or with another budget, they are taken from
             it. By default that of --resume.
         jobs: how many weights are measured at once; 0: as many as there are cores.
+        asked: without given inputs round nothing, unless the user has set a budget: synthesised ones say little.
     """
 
     name: ClassVar[str] = "quantize"
@@ -78,6 +79,7 @@ class Quantize(Pass):
     min_size: int = 2048
     resume: str | None = None
     jobs: int = 0
+    asked: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for budgets that contradict each other, or are none."""
@@ -103,6 +105,9 @@ class Quantize(Pass):
         """See the class. One weight is in memory at a time, at all widths; on disk, all are."""
         if self.drop is not None and ctx.metric is None:
             raise UsageError(f"pass {self.name}: drop={self.drop:g} needs a metric to measure; give --metric")
+        if self.asked and not ctx.given and not ctx.budget:
+            ctx.note("all weights are left to others: how few bits each needs, given inputs tell (--inputs)")
+            return 0
         specs = self._specs(ctx)
         weights = [w for w in weight_grid.weights(model, self.min_size) if specs and _open(w)]
         if not specs or not weights:
@@ -116,8 +121,8 @@ class Quantize(Pass):
                 ctx.note("no weight can be stored in fewer bytes on any of the grids")
                 return 0
             limits = Limits(None if self.size is None else _bytes(self.size), self.bits, _allowed(self, ctx))
-            probe, judge = self._probes(model, ctx, limits.allowed)
-            return Search(fits, self._curves(fits, probe, ctx), probe, judge, limits, ctx).run()
+            probe, judging = self._probes(model, ctx, limits.allowed)
+            return Search(fits, self._curves(fits, probe, ctx), probe, judging, limits, ctx).run()
 
     def _specs(self, ctx: Context) -> dict[int, GridSpec]:
         """The kinds of grids that the target stores, by bits."""
@@ -138,8 +143,8 @@ class Quantize(Pass):
         plain = {f.name: f.default for f in dataclasses.fields(self) if f.name in PLANS}
         options = dataclasses.replace(self, **plain).spec  # type: ignore[arg-type]
         metric = None if ctx.metric is None else (ctx.metric.name, ctx.metric.samples, ctx.metric.original)
-        runs = [*(ctx.runs or (ctx.inputs,)), ctx.original]
-        found = Measurements(path, key(model, runs, options, ctx.target.name, ctx.given, ctx.seed, metric))
+        on = (ctx.target.name, ctx.given, ctx.seed, metric)
+        found = Measurements(path, key(model, ctx.runs or (ctx.inputs,), options, *on))
         if found.stale:
             ctx.note(f"{path} held what was measured of another model, or with other inputs or options: it began anew")
         elif len(found):
@@ -147,14 +152,9 @@ class Quantize(Pass):
         return found
 
     def _probes(self, model: ir.Model, ctx: Context, allowed: Allowed | None) -> tuple[Probe, Probe]:
-        """What measures weights and plans, and what measures as whoever checks the pass does: on all samples."""
-        runs = some_runs(model, ctx)
-        probe = Probe(model, runs, self.scores)
-        same = not ctx.original and ctx.metric is None and len(runs) == 1 and runs[0] is ctx.inputs
-        if allowed is None or not ctx.inputs or same:
-            return probe, probe
-        wanted = [ctx.original] if ctx.original else None
-        return probe, Probe(model, [ctx.inputs], self.scores, wanted=wanted, task=ctx.metric)
+        """What measures weights and plans, and what says whether a plan is within what is allowed."""
+        probe = Probe(model, some_runs(model, ctx), self.scores)
+        return probe, probe if allowed is None else judge(model, ctx, self.scores)
 
     def _curves(self, fits: Fits, probe: Probe, ctx: Context) -> list[Curve]:
         if self.by == "fisher":
@@ -168,18 +168,18 @@ class Quantize(Pass):
 def _allowed(options: Quantize, ctx: Context) -> Allowed | None:
     """The errors that the outputs may have: the pass's own budget, else the user's for all; None: any."""
     own = (options.max_error, options.min_snr, options.drop)
-    users = (ctx.max_error, ctx.min_snr, None if ctx.metric is None else ctx.metric.max_drop)
-    for (max_error, min_snr, drop), share in ((own, 1.0), (users, SHARE)):
-        if any(x is not None for x in (max_error, min_snr, drop)):
-            return Allowed(max_error, min_snr, share, drop)
-    return None if options.size is not None or options.bits is not None else Allowed(None, MIN_SNR)
+    if any(x is not None for x in own):
+        return Allowed(options.max_error, options.min_snr, max_drop=options.drop)
+    if ctx.budget:
+        return allowed_by(ctx, SHARE)
+    return None if options.size is not None or options.bits is not None else allowed_by(ctx, 1.0)
 
 
 def _open(weight: weight_grid.Weight) -> bool:
     """Whether a weight is neither rounded yet nor was left as it is."""
     tensor = weight.value.const_value
     assert tensor is not None
-    if KEPT in weight.value.meta:
+    if weight_grid.KEPT in weight.value.meta:
         return False
     array = tensor.numpy()
     rounded = weight.axis is not None and lies_on(weight, array, GridSpec(), weight.axis)

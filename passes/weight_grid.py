@@ -13,6 +13,9 @@ from ..compiler.graph import attr, const_tensor, nodes, producer, rank
 TOP = 127
 """The largest q. The grid is symmetric: -128 is not used."""
 
+KEPT = "edgec.kept"
+"""Key of `Value.meta` of a weight that was best left as it is: later passes leave it so."""
+
 BLOCK = 1 << 18
 """Elements that are worked on at a time: they fit a cache, and a big weight needs no second copy."""
 
