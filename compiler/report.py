@@ -18,6 +18,7 @@ from .guard.task import Score
 from .numerics import Difference
 from .place import place_text
 from .records import PassRecord, Proof, Report, Stats
+from .report_tradeoff import to_json as tradeoff_json
 from .verify import Comparison
 
 VERSION = 1
@@ -162,6 +163,7 @@ def _pass(p: PassRecord) -> dict[str, Any]:
         "retreat": list(p.retreat),
         "kept": list(p.kept),
         "layers": None if p.layers is None else [_layer(x) for x in p.layers],
+        "tradeoff": None if p.tradeoff is None else tradeoff_json(p.tradeoff),
         "notes": list(p.notes),
         "why": p.why or None,
         "reproducer": p.reproducer or None,

@@ -23,6 +23,12 @@ Json = dict[str, Any]
 WORST = 10
 """Layers of a pass that the terminal shows: those whose own error is largest."""
 
+LAYERS = (
+    "Each layer's output against what it was before the pass. Own: where this layer alone is changed and reads what it "
+    "read before; its share of the error's power, the rest is inherited from layers before it. Bars: the error of its "
+    "own, relative to the output."
+)
+
 
 def score_line(score: Score) -> Text:
     """A metric before and after, for the terminal."""
@@ -56,25 +62,22 @@ def damage(p: PassRecord, verbose: bool) -> Iterator[RenderableType]:
     yield shown
 
 
-def layers_html(document: Json) -> Iterator[Html]:
-    """The tables of layers, a section of the page for each lossy pass."""
+def damage_html(document: Json) -> Iterator[Html]:
+    """What each lossy pass cost, a section of the page for each: outputs, and layers where they were measured."""
     for p in document["passes"]:
-        if not p["layers"]:
+        if p["loss"] is None or p["status"] != "ok":
             continue
-        heads = [("layer", ""), ("operator", ""), ("SNR", "n"), ("own", "n"), ("own share", "n"), ("", "")]
-        worst = max(_power(x["own_snr_db"]) for x in p["layers"])
-        rows = [_row(x, worst) for x in p["layers"]]
-        about = (
-            "Each layer's output against what it was before the pass. Own: where this layer alone is changed and reads "
-            "what it read before; its share of the error's power, the rest is inherited from layers before it. Bars: "
-            "the error of its own, relative to the output."
-        )
-        yield tag(
-            "section",
-            tag("h2", "Where the damage arises: ", tag("code", p["spec"])),
-            tag("p", about, class_="soft"),
-            tag("div", table(heads, rows), class_="scroll"),
-        )
+        parts = [
+            tag("h2", "What was lost behind ", tag("code", p["spec"])),
+            tag("div", figures_html(p["loss"], None), class_="scroll"),
+        ]
+        if p["layers"]:
+            heads = [("layer", ""), ("operator", ""), ("SNR", "n"), ("own", "n"), ("own share", "n"), ("", "")]
+            worst = max(_power(x["own_snr_db"]) for x in p["layers"])
+            rows = [_row(x, worst) for x in p["layers"]]
+            parts += [tag("h3", "Where it arises"), tag("p", LAYERS, class_="soft")]
+            parts.append(tag("div", table(heads, rows), class_="scroll"))
+        yield tag("section", *parts)
 
 
 def _row(x: Json, worst: float) -> Html:
@@ -95,3 +98,26 @@ def _row(x: Json, worst: float) -> Html:
 def _power(db: Any) -> float:
     """Noise power over signal power; at most 1, so that one broken layer doesn't hide the others."""
     return min(1.0, float(10 ** (-number(db) / 10)))
+
+
+def figures_html(comparison: Json, limit: float | None) -> Html:
+    """A table of how far each output is; with a `limit` to the relative error, whether it is within."""
+    heads = [("output", ""), *((h, "n") for h in ("max abs", "relative", "SNR", "cosine", "top-1")), ("verdict", "")]
+    rows = []
+    for name, d in comparison["outputs"].items():
+        rel, snr, cos = number(d["max_rel"]), number(d["snr_db"]), number(d["cosine"])
+        good = d["mismatch"] is None and (limit is None or rel <= limit)
+        verdict = d["mismatch"] or ("measured" if limit is None else "✓ within" if good else "✗ too far")
+        rows.append(
+            tag(
+                "tr",
+                tag("td", tag("code", name)),
+                cell(number(d["max_abs"]), fig.error(number(d["max_abs"]))),
+                cell(rel, fig.error(rel)),
+                cell(snr, fig.decibels(snr)),
+                cell(cos, fig.cosine(cos)),
+                cell(number(d["top1"]), "" if d["top1"] is None else fig.share(number(d["top1"]))),
+                tag("td", verdict, class_="verdict " + ("badt" if not good else "soft" if limit is None else "good")),
+            )
+        )
+    return table(heads, rows)

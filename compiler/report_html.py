@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from . import figures as fig
 from .html_parts import Html, bars, card, cell, definitions, number, table, tag
 from .report import interface_lines
-from .report_guard import layers_html
+from .report_guard import damage_html, figures_html
+from .report_tradeoff import to_html as tradeoff_html
 from .web import ANALYSIS, page
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ KINDS = 14
 def to_html(document: Json, analyses: Sequence[Analysis] = ()) -> str:
     """The page for a report document (see `report.to_json`). `analyses`: of the model before and after, if made."""
     parts = [_head(document), _cards(document), *_warnings(document), _charts(document)]
-    parts += [_passes(document), *layers_html(document), _proof(document), _interface(document)]
-    parts.append(_environment(document))
+    parts += [_passes(document), *tradeoff_html(document), *damage_html(document), _proof(document)]
+    parts += [_interface(document), _environment(document)]
     title = f"{Path(document['source']).name}: edgec report"
     data: Json = {"report": document}
     if not analyses:
@@ -162,7 +163,7 @@ def _proof(d: Json) -> Html:
     }
     for key, limit in (("exact", tolerance), ("loss", None)):
         if proof[key] is not None:
-            parts += [tag("h3", meaning[key]), tag("div", _figures(proof[key], limit), class_="scroll")]
+            parts += [tag("h3", meaning[key]), tag("div", figures_html(proof[key], limit), class_="scroll")]
     parts.append(tag("p", f"Measured on {given} ({count:,} sample{'' if count == 1 else 's'}).", class_="soft"))
     return tag("section", *parts)
 
@@ -241,25 +242,3 @@ def _pass_row(p: Json) -> Html:
         cell(moved, tag("span", text, class_=style)),
     ]
     return tag("tr", *cells, class_=p["status"] + ("" if p["notes"] else " plain"))
-
-
-def _figures(comparison: Json, limit: float | None) -> Html:
-    heads = [("output", ""), *((h, "n") for h in ("max abs", "relative", "SNR", "cosine", "top-1")), ("verdict", "")]
-    rows = []
-    for name, d in comparison["outputs"].items():
-        rel, snr, cos = number(d["max_rel"]), number(d["snr_db"]), number(d["cosine"])
-        good = d["mismatch"] is None and (limit is None or rel <= limit)
-        verdict = d["mismatch"] or ("measured" if limit is None else "✓ within" if good else "✗ too far")
-        rows.append(
-            tag(
-                "tr",
-                tag("td", tag("code", name)),
-                cell(number(d["max_abs"]), fig.error(number(d["max_abs"]))),
-                cell(rel, fig.error(rel)),
-                cell(snr, fig.decibels(snr)),
-                cell(cos, fig.cosine(cos)),
-                cell(number(d["top1"]), "" if d["top1"] is None else fig.share(number(d["top1"]))),
-                tag("td", verdict, class_="verdict " + ("badt" if not good else "soft" if limit is None else "good")),
-            )
-        )
-    return table(heads, rows)

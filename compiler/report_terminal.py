@@ -9,6 +9,7 @@ from . import figures as fig
 from .records import PassRecord, Report
 from .report import interface_lines
 from .report_guard import damage, score_line
+from .report_tradeoff import line as tradeoff_line
 from .terminal_parts import BAD, DIM, HEAD, OK, counted, emit, section, table_of
 from .verify import Comparison
 
@@ -63,7 +64,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     table = _figures_table()
     left_out = _add_figures(table, "", comparison, None)
     more = [f"{counted(left_out, 'more output')}, all closer"] if left_out else []
-    score = [] if comparison.score is None else ["", score_line(comparison.score)]
+    score: list[RenderableType] = [] if comparison.score is None else ["", score_line(comparison.score)]
     emit(console, ["", table, *more, *score, ""])
 
 
@@ -126,6 +127,7 @@ def _passes(report: Report, verbose: bool, times: bool) -> Iterator[RenderableTy
             cells += [Text(fig.count(p.nodes)), _moved(p)]
             table.add_row(*cells, style=DIM if p.status != "ok" else "")
         yield table
+    yield from (tradeoff_line(p.tradeoff) for p in report.passes if p.tradeoff is not None and p.status == "ok")
     lines = _pass_lines(report, verbose, times)
     if lines:
         yield Text("\n".join(lines), DIM)
@@ -137,6 +139,11 @@ def _passes(report: Report, verbose: bool, times: bool) -> Iterator[RenderableTy
             yield section(Text.assemble(("Undone ", BAD), (p.spec, HEAD)), lines)
         else:
             yield from damage(p, verbose)
+            if verbose and p.loss is not None:
+                table = _figures_table()
+                _add_figures(table, "", p.loss, None)
+                yield section(Text.assemble(("Outputs behind ", DIM), (p.spec, HEAD)), [])
+                yield table
 
 
 def _pass_lines(report: Report, verbose: bool, times: bool) -> list[str]:

@@ -19,6 +19,7 @@ from edgec.compiler.numerics import Difference
 from edgec.compiler.passbase import Context, Pass
 from edgec.compiler.records import Latency, PassRecord, Proof, Report, Stats
 from edgec.compiler.rounding import insert_pair
+from edgec.compiler.tradeoff import Choice, Point, Tradeoff
 from edgec.compiler.verify import Comparison
 
 NASTY = "<b>&\"'</script><script>alert(1)</script> [red]x[/red] ${body} {0} \N{GREEK SMALL LETTER ALPHA}"
@@ -29,6 +30,14 @@ RAN = "The saved package was read back and run in onnxruntime. Apple's own compi
 
 def figures(name: str, max_rel: float, snr_db: float, top1: float | None = None) -> Comparison:
     return Comparison({name: Difference(3 * max_rel, max_rel, snr_db, 1 - max_rel**2 / 2, 0.5, top1)})
+
+
+def tradeoff(name: str = "fc", output: str = "logits") -> Tradeoff:
+    """Two weights, of which one stays as it is; a width that breaks the outputs, and one that was not measured."""
+    weights = (Choice(name, 4, 520, 2000, 0.002), Choice("last", 16, 1000, 1000, 0.0))
+    same = (Point(380, 0.4, math.inf, 2), Point(770, 0.01, 0.012, 4), Point(1500, 1e-4, None, 8))
+    frontier = (Point(380, 0.4), Point(900, 0.006), Point(1520, 0.002), Point(3000, 0.0))
+    return Tradeoff(123, Point(1520, 0.002, 0.0021), same, frontier, weights, (output,))
 
 
 def full(text: str = "mobile", output: str = "logits") -> Report:
@@ -63,6 +72,7 @@ def full(text: str = "mobile", output: str = "logits") -> Report:
                 Layer("fc", "Gemm", 22.7, 27.5),
                 Layer("last", "Add", 30, math.inf),
             ],
+            tradeoff=tradeoff(text, output),
         ),
         PassRecord("pack-weights", False, "ok", 54, 1.08, 0.1, 122, exact=equal),
         PassRecord("legalize", status="skipped", nodes=122),
