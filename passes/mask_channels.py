@@ -15,12 +15,12 @@ from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling
 from ..compiler.channels.importance import element_scores
+from ..compiler.channels.masking import mask
 from ..compiler.channels.price import Price
 from ..compiler.channels.select import families, search, taken
 from ..compiler.channels.sensitivity import gradient_scores
 from ..compiler.channels.shares import shares
 from ..compiler.channels.sharing import unshared
-from ..compiler.channels.shrink import mask
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
 from ..compiler.channels.width import WIDTHS, coupled
 from ..compiler.passbase import Context, Pass

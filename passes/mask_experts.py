@@ -15,8 +15,9 @@ from ..compiler.channels.experts import Router, dead_experts, frozen_logits, rou
 from ..compiler.channels.feasible import feasible
 from ..compiler.channels.flow import couple
 from ..compiler.channels.importance import element_scores
+from ..compiler.channels.masking import mask
 from ..compiler.channels.sharing import unshared
-from ..compiler.channels.shrink import mask, replace_tensor
+from ..compiler.channels.shrink import replace_tensor
 from ..compiler.channels.solve import Solution, solve
 from ..compiler.graph import const, producer
 from ..compiler.passbase import Context, Pass

@@ -15,7 +15,7 @@ from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import Shrinking
 from ..compiler.channels.twins import Twins, doubtful_rows
 from ..compiler.channels.unread import Unread
-from ..compiler.channels.zeros import alive
+from ..compiler.channels.zeros import alive_in
 from ..compiler.graph import can_replace, const_tensor, graphs, replace_node, users
 from ..compiler.passbase import Context, Pass
 from .value_ranges import at_least
@@ -85,10 +85,10 @@ def _has_zero_slice(value: ir.Value) -> bool:
         return False
     if not tensor.dtype.is_floating_point():
         return tensor.dtype not in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING)
-    array = tensor.numpy()
     # Directions, heads or experts may each lose other slices.
-    axes = [(0, 1), (0, 2), (1, 2)] if array.ndim == 3 else [(a,) for a in range(array.ndim) if array.shape[a] > 1]
-    return not all(alive(array, a).all() for a in axes)
+    sizes = tensor.shape.numpy()
+    axes = [(0, 1), (0, 2), (1, 2)] if len(sizes) == 3 else [(a,) for a, n in enumerate(sizes) if n > 1]
+    return not all(alive_in(tensor, a).all() for a in axes)
 
 
 def _silenced(model: ir.Model, ctx: Context) -> int:

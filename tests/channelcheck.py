@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.compiler import checks, shapes
-from edgec.compiler.channels import shrink
+from edgec.compiler.channels import masking, shrink
 from edgec.compiler.channels.coupling import Coupling
 from edgec.compiler.channels.gates import renumbered
 from edgec.compiler.channels.grids import Grid
@@ -74,7 +74,7 @@ def check_removal(
     masked = case.model.clone()
     before = coupled(masked, case.width)
     solve(before)
-    shrink.mask(masked, before, case.found, dead)
+    masking.mask(masked, before, case.found, dead)
     removed = (masked if before.streams else case.model).clone()
     smaller = coupled(removed, case.width)
     assert np.array_equal(solve(smaller).of, case.found.of), "coupling a clone gave other classes"

@@ -9,14 +9,12 @@ from ..graph import const, initializer, insert_before, remove, replace_value
 from ..weights import Scratch
 from .coupling import Coupling
 from .feasible import feasible
+from .means import Mean
 from .norms import Norm
 from .shrink import Shrinking, replace_tensor, zero_classes
 from .solve import Flags, Solution, solve
 from .width import Stream, coupled
 from .writers import Leaf
-
-CLOSE = 1e-5
-"""How far what is gone may be from the mean of what stays, relative to the largest that stays."""
 
 
 def sizes(coupling: Coupling, found: Solution, dead: Flags, stream: Stream) -> tuple[int, int]:
@@ -25,28 +23,39 @@ def sizes(coupling: Coupling, found: Solution, dead: Flags, stream: Stream) -> t
     return gone.size, int((~gone).sum())
 
 
-def settle(coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | None = None) -> set[ir.Value]:
-    """Put the numbers right for a mask of `dead` classes; returns the constants that changed.
+Means = dict[ir.Value, list[Mean]]
+"""Constants that write filled streams → what of them is to be the mean of the rest."""
 
-    In every writer of a filled stream what goes is set to the mean of what stays. Scale and eps of normalisations
+
+def settle(
+    coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | None = None
+) -> tuple[set[ir.Value], Means]:
+    """Put the numbers right for a mask of `dead` classes; returns the constants that changed, and those to be filled.
+
+    In every writer of a filled stream what goes is to be the mean of what stays. Scale and eps of normalisations
     become those of the narrower one: over n of N channels, mean of squares, eps and the square of the scale are n / N
     of what they were. Where some have gone before, n is compared with what was left then.
     """
     changed: set[ir.Value] = set()
+    means: Means = {}
     if not any(dead[found.of[coupling.opened[n.looks[0]]]].any() for s in coupling.streams for n in s.norms):
-        return changed
+        return changed, means
     before = masked(coupling, found)
     now = dead | before
     for stream in coupling.streams:
+        narrower = False
         for norm in stream.norms:
             classes = found.of[coupling.opened[norm.looks[0]]]
             was, left = int((~before[classes]).sum()), int((~now[classes]).sum())
             if left < was:
                 norm.rescale(left / was, scratch)
                 changed.add(norm.scale)
-        if changed & {norm.scale for norm in stream.norms}:
-            changed |= fill(coupling, found, stream, now, scratch)
-    return changed
+                narrower = True
+        if narrower:
+            changed |= _even_scales(coupling, found, stream, now, scratch)
+            for leaf in stream.leaves:
+                means.setdefault(leaf.value, []).append(_mean(coupling, found, leaf, now))
+    return changed, means
 
 
 def masked(coupling: Coupling, found: Solution) -> Flags:
@@ -58,8 +67,10 @@ def masked(coupling: Coupling, found: Solution) -> Flags:
     return dead
 
 
-def fill(coupling: Coupling, found: Solution, stream: Stream, dead: Flags, scratch: Scratch | None) -> set[ir.Value]:
-    """Set what goes of the writers to the mean of what stays. The same if done again."""
+def _even_scales(
+    coupling: Coupling, found: Solution, stream: Stream, dead: Flags, scratch: Scratch | None
+) -> set[ir.Value]:
+    """Set what goes of scales on the way to a stream to the mean size of what stays, as it will divide. Idempotent."""
     changed: set[ir.Value] = set()
     for leaf in stream.leaves:
         gone = dead[_classes(coupling, found, leaf.value, leaf.axis)]
@@ -68,11 +79,6 @@ def fill(coupling: Coupling, found: Solution, stream: Stream, dead: Flags, scrat
             array[..., gone] = np.abs(array[..., ~gone]).mean() or 1
             replace_tensor(v, array, scratch)
             changed.add(v)
-        mean = _mean(leaf, gone)
-        array = np.array(const(leaf.value))
-        np.moveaxis(array, leaf.axis, -1)[..., gone] = mean
-        replace_tensor(leaf.value, array, scratch)
-        changed.add(leaf.value)
     return changed
 
 
@@ -80,15 +86,9 @@ def _classes(coupling: Coupling, found: Solution, value: ir.Value, axis: int) ->
     return next(found.of[h.grid.ids] for h in coupling.holds[value] if h.grid.axes == (axis,))
 
 
-def _mean(leaf: Leaf, gone: Flags) -> np.ndarray:
-    """What stays of a writer, in the mean, for each position that goes (the last axis)."""
-    array = const(leaf.value)
-    assert array is not None
-    front = np.moveaxis(array, leaf.axis, -1)
-    if not leaf.scales:
-        return np.asarray(front[..., ~gone].mean(-1, dtype=np.float64)[..., None])
-    scale = _scale(leaf, gone.size)
-    return np.asarray((front[..., ~gone] @ scale[~gone])[..., None] / (~gone).sum() / scale[gone])
+def _mean(coupling: Coupling, found: Solution, leaf: Leaf, dead: Flags) -> Mean:
+    gone = dead[_classes(coupling, found, leaf.value, leaf.axis)]
+    return Mean(leaf.axis, gone, _scale(leaf, gone.size) if leaf.scales else None)
 
 
 def _scale(leaf: Leaf, size: int) -> np.ndarray:
@@ -119,16 +119,9 @@ def unbalanced(coupling: Coupling, found: Solution, dead: Flags) -> list[Stream]
 
 
 def _balanced(coupling: Coupling, found: Solution, leaf: Leaf, dead: Flags) -> bool:
-    gone = dead[_classes(coupling, found, leaf.value, leaf.axis)]
-    array = const(leaf.value)
+    mean, array = _mean(coupling, found, leaf, dead), const(leaf.value)
     assert array is not None
-    if not gone.any():
-        return True
-    front = np.moveaxis(array, leaf.axis, -1)
-    if gone.all() or (leaf.scales and not _scale(leaf, gone.size)[gone].all()):
-        return False
-    stays = np.abs(front[..., ~gone]).max(-1, initial=0)[..., None]
-    return bool((np.abs(front[..., gone] - _mean(leaf, gone)) <= CLOSE * stays).all())
+    return not mean.gone.any() or mean.holds(array)
 
 
 def narrow(s: Shrinking) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,13 +14,15 @@ Amounts = Callable[[np.ndarray], np.ndarray]
 """Slices as rows (slices x elements) → an amount for each."""
 STEPS = 8
 """Of Weiszfeld's iteration: the order of the slices settles in fewer."""
+BLOCK = 1 << 16
+"""Elements that are summed at a time."""
 
 
 def element_scores(coupling: Coupling, found: Solution, kind: str) -> np.ndarray:
     """Per class, the amounts of its slices, each relative to the mean over the slices of that axis of that weight.
 
     `kind` is l1, l2, geometric-median or bn. Slices that masking leaves alone (divisors, variances) don't count.
-    Reads every weight once.
+    Reads every weight a few times, block by block.
     """
     if kind == "bn":
         return _scales(coupling, found)
@@ -30,14 +32,12 @@ def element_scores(coupling: Coupling, found: Solution, kind: str) -> np.ndarray
         array = const(value) if masked else None
         if array is None or array.dtype.kind != "f":
             continue
-        size = _SIZES[kind](array) if kind in _SIZES else array
-        for h in masked:
-            if kind == "geometric-median":
-                amounts = _from_median(_rows(size, h))
-            else:
-                amounts = size.reshape(h.view).sum(_others(h), dtype=np.float64)
-                amounts = amounts.transpose(np.argsort(np.argsort(h.grid.axes)))
-                amounts = amounts if kind == "l1" else np.sqrt(amounts)
+        if kind == "geometric-median":
+            found_here = [_from_median(_rows(array, h)) for h in masked]
+        else:
+            sums = _summed(_SIZES[kind], array.reshape(masked[0].view), [h.grid.axes for h in masked])
+            found_here = [s if kind == "l1" else np.sqrt(s) for s in sums]
+        for h, amounts in zip(masked, found_here, strict=True):
             add_relative(scores, found.of[h.grid.ids], amounts)
     return scores
 
@@ -51,6 +51,38 @@ _SIZES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "l1": np.abs,
     "l2": lambda a: np.square(a, dtype=np.float32),
 }
+
+
+def _summed(
+    size: Callable[[np.ndarray], np.ndarray], array: np.ndarray, kept: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """Sums of sizes over all axes but those that are kept, which come in the order given. One reading for all."""
+    sums = [np.zeros([array.shape[a] for a in sorted(axes)]) for axes in kept]
+    for part in _blocks(array.shape):
+        block, depth = size(array[part]).astype(np.float64), len(part) - 1
+        for axes, total in zip(kept, sums, strict=True):
+            here = tuple(part[a] for a in sorted(axes) if a <= depth)
+            total[here] += _alone(block, [a - depth for a in axes if a >= depth])
+    return [s.transpose(np.argsort(np.argsort(axes))) for s, axes in zip(sums, kept, strict=True)]
+
+
+def _alone(block: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+    """Sums over all axes but these. Short axes at the end come last, when little is left."""
+    if kept and 0 not in kept:
+        return _alone(block.sum(0), [a - 1 for a in kept])
+    if max(kept, default=-1) < len(kept):
+        return np.asarray(block.reshape(*block.shape[: len(kept)], -1).sum(-1))
+    return np.asarray(block.sum(tuple(a for a in range(block.ndim) if a not in kept)))
+
+
+def _blocks(shape: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
+    """Indices of leading axes, and ranges of the next one, that cut an array into blocks."""
+    sizes = np.cumprod([1, *reversed(shape)])[::-1]
+    depth = next((d for d, n in enumerate(sizes[1:]) if n <= BLOCK), 0)
+    step = max(1, BLOCK // max(int(sizes[depth + 1]), 1))
+    for lead in np.ndindex(*shape[:depth]):
+        for k in range(0, shape[depth], step):
+            yield (*lead, slice(k, k + step))
 
 
 def _others(h: Hold) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import attr, const, is_const, sole_user
-from .zeros import alive
+from ..graph import attr, const, const_tensor, is_const, sole_user
+from .zeros import alive_in
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,19 @@ class Linear:
         inputs = self.bias_node.inputs if self.bias_node is not None else ()
         return inputs[self.bias_at] if self.bias_at < len(inputs) else None
 
-    def array(self) -> np.ndarray:
-        found = const(self.weight)
+    def tensor(self) -> ir.TensorProtocol:
+        found = const_tensor(self.weight)
         assert found is not None
         return found
 
+    def array(self) -> np.ndarray:
+        return self.tensor().numpy()
+
     def live_rows(self) -> np.ndarray:
-        return alive(self.array(), (self.rows,))
+        return alive_in(self.tensor(), (self.rows,))
 
     def live_columns(self) -> np.ndarray:
-        return alive(self.array(), (self.columns,))
+        return alive_in(self.tensor(), (self.columns,))
 
     def bias_array(self, added: bool = False) -> np.ndarray | None:
         """A number per row that the node (or the Add behind it) adds; None where it is something else, or nothing can.

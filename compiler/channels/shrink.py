@@ -1,4 +1,4 @@
-"""Masking and removing: what a set of dead classes means for weights, and for the constants that say shapes."""
+"""Removing: what a set of dead classes means for weights, and for the constants that say shapes."""
 
 from __future__ import annotations
 
@@ -41,36 +41,6 @@ def _counts(array: np.ndarray, h: Hold) -> np.ndarray:
         return seen
     low = h.fill <= LOW if h.fill.dtype.kind == "f" else np.zeros((), bool)
     return np.asarray(np.where(low, seen > LOW, seen != h.fill))
-
-
-def _spread(h: Hold, over_ids: np.ndarray) -> np.ndarray:
-    """What is given per id, for every element of a constant."""
-    front = over_ids.transpose(np.argsort(h.grid.axes))
-    return np.broadcast_to(front.reshape([n if a in h.grid.axes else 1 for a, n in enumerate(h.view)]), h.view)
-
-
-def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scratch: Scratch | None = None) -> int:
-    """Set every slice of these classes to zero, where masking may; returns how many weights changed.
-
-    Normalisations that lose channels are put right: see `balance`.
-    """
-    from .balance import settle
-
-    settled = settle(coupling, found, dead, scratch)
-    changed = len(settled)
-    gone = dead[found.of]
-    for value in coupling.holds:
-        touched = [h for h in coupling.zeroed(value) if gone[h.grid.ids].any()]
-        if not touched:
-            continue
-        array = np.array(const(value))
-        for h in touched:
-            seen = array.reshape(h.view)
-            here = _spread(h, gone[h.grid.ids])
-            seen[here] = 0 if h.fill is None else np.broadcast_to(h.fill, h.view)[here]
-        replace_tensor(value, array, scratch)
-        changed += value not in settled
-    return changed
 
 
 def replace_tensor(value: ir.Value, array: np.ndarray, scratch: Scratch | None) -> None:

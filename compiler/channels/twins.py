@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..graph import attr, const, is_const
 from ..weights import Scratch
+from .alike import first_alike, kinds
 from .linear_nodes import Linear
 from .shrink import replace_tensor
 from .unread import ALONE, POOLS
@@ -72,20 +73,20 @@ class Twins:
 
     def _pairs(self, *columns: np.ndarray | None) -> Ids:
         """New numbers: equal where all columns are."""
-        table = np.stack([np.asarray(c, np.float64) for c in columns if c is not None], 1)
-        kinds, kind = np.unique(table, axis=0, return_inverse=True)
-        return self._fresh(len(kinds))[kind.reshape(-1)]
+        kind = kinds([c for c in columns if c is not None])
+        return np.asarray(self._fresh(int(kind.max(initial=-1)) + 1)[kind])
 
     def _of_rows(self, linear: Linear) -> Ids | None:
         """Equal filters with equal biases."""
         bias, doubtful = linear.bias_array(), doubtful_rows(linear)
         if bias is None or not doubtful.size:
             return None
-        front = np.moveaxis(linear.array(), linear.rows, 0)
+        front, dead = np.moveaxis(linear.array(), linear.rows, 0), ~linear.live_rows()
         ids = self._fresh(len(front))
-        first: dict[tuple[float, bytes], int] = {}
-        for row in doubtful.tolist():
-            ids[row] = first.setdefault((float(bias[row]), front[row].tobytes()), int(ids[row]))
+        _, first, kind = np.unique(bias[dead], return_index=True, return_inverse=True)
+        ids[dead] = ids[dead][first[kind]]
+        doubtful = doubtful[~dead[doubtful]]
+        ids[doubtful] = ids[first_alike(front.reshape(len(front), -1), doubtful, bias)]
         return ids
 
     def _joined(self, linear: Linear, ids: Ids) -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import onnx_ir as ir
 
 FEW = 8
+_known: MutableMapping[ir.TensorProtocol, dict[tuple[int, ...], np.ndarray]] = WeakKeyDictionary()
+"""What was found of tensors that still exist. Nobody writes to a tensor."""
+
+
+def alive_in(tensor: ir.TensorProtocol, axes: Sequence[int]) -> np.ndarray:
+    """`alive` of a tensor, looked at once however many ask."""
+    seen = _known.setdefault(tensor, {})
+    if (key := tuple(axes)) not in seen:
+        seen[key] = alive(tensor.numpy(), axes)
+        seen[key].flags.writeable = False
+    return seen[key]
 
 
 def alive(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:

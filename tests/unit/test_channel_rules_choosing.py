@@ -8,7 +8,7 @@ import pytest
 from rulenet import Net, count, removals
 
 import passcheck
-from edgec.compiler.channels.shrink import mask
+from edgec.compiler.channels.masking import mask
 from edgec.passes.remove_channels import RemoveChannels
 
 

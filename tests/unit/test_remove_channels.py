@@ -11,7 +11,7 @@ from channelnets import Net, conv, linear
 
 import edgec
 import passcheck
-from edgec.compiler.channels import shrink
+from edgec.compiler.channels import masking
 from edgec.compiler.pipelines import O2, PREPARE
 from edgec.passes.remove_channels import RemoveChannels
 from passcheck import check_pass
@@ -27,7 +27,7 @@ def two_convs(seed: int = 0) -> Net:
 
 def masked(net: Net, ratio: float, seed: int = 0) -> ir.Model:
     case = Case.of(passcheck.load(net.model()))
-    shrink.mask(case.model, case.coupling, case.found, case.dead(ratio, seed))
+    masking.mask(case.model, case.coupling, case.found, case.dead(ratio, seed))
     return case.model
 
 
@@ -165,7 +165,7 @@ def test_rows_of_heads_keep_equally_many():
     grid = next(g for g in case.found.ragged if g.shape == (2, 4))
     dead = np.zeros(case.found.count, bool)
     dead[[*grid[0, :2], grid[1, 3]]] = True
-    shrink.mask(case.model, case.coupling, case.found, dead)
+    masking.mask(case.model, case.coupling, case.found, dead)
     after = check_pass(case.model, RemoveChannels())
     lengths = {n for s in weights(after, "MatMul") + weights(after, "Gemm") for n in s}
     assert 6 in lengths and 7 not in lengths
