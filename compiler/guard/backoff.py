@@ -149,7 +149,7 @@ def _again(
     """Run a pass that spares places for itself anew, with a higher floor for what the outputs must keep."""
     if "min_snr" not in {f.name for f in dataclasses.fields(p)}:
         raise _Whole("it changed more than the numbers of tensors")
-    floor = _floor(loss, before_loss, budget)
+    floor, notes = _floor(loss, before_loss, budget), list(ctx.notes)
     for more in STRICTER:
         ctx.notes.clear()
         trial = before.clone()
@@ -161,7 +161,8 @@ def _again(
         if not budget.over(found):
             after.graph = trial.graph
             return Retreat((), 0, found, stricter.spec)
-    raise _Whole(f"nor would it do with min_snr={floor:.1f} dB")
+    ctx.notes[:] = notes
+    raise _Whole(f"nor would it do to spare what costs most, so that min_snr={floor:.1f} dB are kept")
 
 
 def _floor(loss: Loss, before: Loss, budget: Budget) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..errors import ModelError
 from ..verify import Comparison, OtherSizes, compare_outputs, outputs_of
 from .task import Score, Task
 
@@ -16,10 +17,15 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Loss:
-    """What a model has lost of the original: how far its outputs are, and the metric, where there is one."""
+    """What a model has lost of the original: how far its outputs are, and the metric, where there is one.
+
+    Attributes:
+        failure: why there is no metric where there should be one.
+    """
 
     outputs: Comparison
     score: Score | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,20 @@ class Budget:
             self.other.check(found)
         outputs = compare_outputs(self.original, {n: found[n] for n in self.original})
         # Samples of the metric are many: what is over by the outputs alone needs no more of them.
-        scored = self.task is not None and not self._outputs_over(outputs)
-        return Loss(outputs, self.task.result(self.task.measure(model)) if scored and self.task is not None else None)
+        if self.task is None or self._outputs_over(outputs):
+            return Loss(outputs)
+        try:
+            return Loss(outputs, self.task.result(self.task.measure(model)))
+        except ModelError as e:
+            return Loss(outputs, failure=str(e))
 
     def over(self, loss: Loss) -> str:
         """How `loss` is over the budget, in words; nothing where it is within."""
         score = loss.score
         if why := self._outputs_over(loss.outputs):
             return why
+        if loss.failure:
+            return loss.failure
         if score is not None and not score.ok:
             return f"over --max-drop {score.max_drop:g}: {score.line()}"
         return ""

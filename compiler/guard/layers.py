@@ -192,7 +192,7 @@ class _Pair:
         )  # fmt: skip
         self._put(copy, None)
         for mine, theirs in zip(maker.outputs, copy.outputs, strict=True):
-            theirs.dtype, theirs.shape = mine.dtype, mine.shape
+            theirs.type, theirs.shape = mine.type, mine.shape
             self._copies[mine] = theirs
         return self._copies[value]
 

@@ -94,7 +94,7 @@ class Task:
             raise UsageError(f"--max-drop {max_drop:g}: {found.name} lies between 0 and 1, where one percent is 0.01")
         samples, arrays = Samples.with_more(model, data)
         if found.labels is not None:
-            _check_labels(model, found, samples, arrays)
+            _check_labels(model, found.name, found.labels, samples, arrays)
         task = cls(found, samples, arrays, max_drop)
         session = Session(model)
         if found.against:
@@ -167,17 +167,16 @@ def with_data(
     return fitted if inputs is None else inputs, arrays | fitted
 
 
-def _check_labels(model: ir.Model, metric: Metric, samples: Samples, arrays: Arrays) -> None:
+def _check_labels(model: ir.Model, metric: str, labels: str, samples: Samples, arrays: Arrays) -> None:
     """Raise UsageError where the labels are missing, or too few or too many."""
-    if metric.labels not in arrays:
+    if labels not in arrays:
         more = [n for n in arrays if n not in samples.first]
         has = f"what it holds besides the inputs: {', '.join(more)}" if more else "it holds nothing but the inputs"
-        raise UsageError(f"metric '{metric.name}' needs an array '{metric.labels}' in the data; {has}")
-    found = arrays[metric.labels]
+        raise UsageError(f"metric '{metric}' needs an array '{labels}' in the data; {has}")
+    found = arrays[labels]
     dims = [declared_dims(v) for v in model.graph.inputs]
     many = len(samples.runs) > 1 or any(d and not isinstance(d[0], int) for d in dims)
     if many and found.shape[:1] != (samples.count,):
         raise UsageError(
-            f"'{metric.labels}' has shape {dims_text(found.shape)}: it must have a row for each of the "
-            f"{samples.count} samples"
+            f"'{labels}' has shape {dims_text(found.shape)}: it must have a row for each of the {samples.count} samples"
         )
