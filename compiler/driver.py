@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from . import core_ops, freeze, pipelines, proof
-from .backend import EmitOptions, Emitted
+from .backend import EmitOptions
 from .checks import check_operators, check_weights
 from .compilation import Clock, Compilation, Hooks
-from .cost import stats
 from .cost.records import Analysis
 from .data import Samples
+from .describing import describe, describe_file
 from .environment import peak_bytes, versions
 from .errors import Missing, ModelError, UsageError, VerifyFailed
 from .freeze import Shapes
@@ -26,7 +26,7 @@ from .latency import Shrunk, faster_by, time_change
 from .manager import Manager, Options, VerifyMode
 from .passbase import Context, Pass
 from .plugins import find_backend, find_frontend, find_passes
-from .records import PassRecord, Report
+from .records import Report
 from .reference import Reference
 from .shapes import infer
 from .targets import Target, find_target
@@ -143,7 +143,7 @@ def compile(
             ref = Reference.of(model, inputs, verify)
             task = Task.wanted(ref.model, metric, data, max_drop)
         report = Report(_name(source), level=level, target=where.name, precision=kind, seconds=clock.seconds)
-        _describe(report, model, ref, source)
+        describe(report, model, ref, source if isinstance(source, str | Path) else None)
         with clock("passes"):
             samples = ref.samples
             context = Context(
@@ -159,7 +159,7 @@ def compile(
             timed = ref.samples.first if latency and verify != "off" else None
             options = EmitOptions(io, opset, timed, max_error is not None or min_snr is not None)
             emitted = find_backend(where.backend).emit(model, where, path, options)
-        _describe_file(report, model, emitted)
+        describe_file(report, model, emitted)
         if verify != "off":
             with clock("proof"):
                 report.proof = proof.prove(emitted, model, ref, max_error, min_snr, load, task)
@@ -268,39 +268,11 @@ def _naming(source: Source) -> Iterator[None]:
         raise ModelError(f"{source}: {e}") from e
 
 
-def _describe(report: Report, model: ir.Model, ref: Reference, source: Source) -> None:
-    """What the report says of the model as it was loaded, and of what it is measured on."""
-    report.given_inputs, report.samples = ref.samples.given, ref.samples.count
-    report.inputs, report.outputs = _ports(model.graph.inputs), _ports(model.graph.outputs)
-    report.before = stats(model, Path(source) if isinstance(source, str | Path) else None)
-
-
-def _describe_file(report: Report, model: ir.Model, emitted: Emitted) -> None:
-    """What the report says of the model after the passes, and of the file that it was lowered to."""
-    report.contract, report.warnings = emitted.contract, emitted.warnings
-    report.names = {a: b for a, b in [*emitted.inputs.items(), *emitted.outputs.items()] if a != b}
-    report.after = stats(model, emitted.path)
-    report.after.nodes = _nodes_before_legalisation(report.passes)
-
-
-def _nodes_before_legalisation(passes: Sequence[PassRecord]) -> int:
-    """What the passes made of the model; legalisation then spells operators out for one target."""
-    last = next((i for i, r in enumerate(passes) if r.spec == pipelines.LEGALIZE[0]), len(passes))
-    return passes[last - 1].nodes
-
-
 def _extra(extra: Sequence[str | Pass]) -> list[Pass]:
     found: list[Pass] = []
     for e in extra:
         found += [e] if isinstance(e, Pass) else find_passes(e)
     return found
-
-
-def _ports(values: Sequence[ir.Value]) -> list[str]:
-    return [
-        f"{v.name}: {v.dtype.name.lower() if v.dtype else '?'} {v.shape if v.shape is not None else 'of any shape'}"
-        for v in values
-    ]
 
 
 def _path(path: str | Path | None) -> Path | None:

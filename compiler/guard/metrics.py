@@ -1,7 +1,6 @@
 """Measures of a task: what a model's outputs are worth on labelled samples, by a name or by the user's own function.
 
-A metric is fed run by run and keeps counts only. A user's function sees the outputs of all samples at once: they are
-kept in memory up to `SPOOL` bytes, then in a file that is mapped.
+A metric is fed run by run and keeps counts only; a user's function sees all outputs at once (`function`).
 """
 
 from __future__ import annotations
@@ -9,23 +8,20 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from ..data import LABELS
-from ..errors import ModelError, UsageError
+from ..errors import UsageError
 from ..numerics import looks_like_logits
 from ..passbase import parse_spec
 from ..plugins import find_function
 from ..synthesis import dims_text
-from .spool import Spool
+from .function import Function
 
 Arrays = Mapping[str, np.ndarray]
-
-SPOOL = 1 << 28
-"""Bytes of outputs that are held in memory for a user's function; more lies in a temporary file."""
 
 
 class Scorer(Protocol):
@@ -94,7 +90,7 @@ def find_metric(text: str | Callable[..., float]) -> Metric:
 
 def _of_function(name: str, function: Callable[..., float]) -> Metric:
     larger = not getattr(function, "smaller_is_better", False)
-    return Metric(name, lambda data: _Function(name, function, data), larger, labels=None)
+    return Metric(name, lambda data: Function(name, function, data), larger, labels=None)
 
 
 @dataclass
@@ -263,39 +259,6 @@ def winners(outputs: Arrays) -> np.ndarray:
     if found is None:
         raise UsageError("metric 'agreement': no output looks like scores of classes; write a function instead")
     return np.asarray(found.argmax(-1))
-
-
-@dataclass
-class _Function:
-    """The user's function of all outputs and all data."""
-
-    name: str
-    function: Callable[..., Any]
-    data: Arrays
-    held: int = 0
-    spools: dict[str, Spool] = field(default_factory=dict)
-
-    def add(self, outputs: Arrays, data: Arrays) -> None:
-        for name, array in outputs.items():
-            self.spools.setdefault(name, Spool()).add(array)
-            self.held += array.nbytes
-        if self.held > SPOOL:
-            for spool in self.spools.values():
-                spool.to_disk()
-            self.held = 0
-
-    def result(self) -> float:
-        """What the function says. Raises ModelError when it fails or gives no number."""
-        outputs = {n: s.whole() for n, s in self.spools.items()}
-        try:
-            value = float(self.function(outputs, dict(self.data)))
-        except (Exception, SystemExit) as e:
-            # Somebody's code runs here: anything may happen.
-            raise ModelError(f"metric '{self.name}' failed: {type(e).__name__}: {e}") from e
-        finally:
-            for spool in self.spools.values():
-                spool.close()
-        return value
 
 
 METRICS: Mapping[str, type[_Labelled]] = {

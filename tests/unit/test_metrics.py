@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.compiler.errors import EdgecError, ModelError, UsageError
-from edgec.compiler.guard import metrics
+from edgec.compiler.guard import function as functions
 from edgec.compiler.guard.metrics import METRICS, find_metric
 from edgec.compiler.guard.spool import Spool
 from edgec.compiler.guard.task import Task, with_data
@@ -142,7 +142,7 @@ def test_agreement_needs_no_labels() -> None:
 
 @pytest.mark.parametrize("spool", [1 << 28, 1 << 10])
 def test_a_function_sees_all_outputs_and_all_data(spool: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SPOOL", spool)
+    monkeypatch.setattr(functions, "SPOOL", spool)
     data = samples() | {"weights": np.arange(3.0)}
 
     def error(outputs: dict[str, np.ndarray], given: dict[str, np.ndarray]) -> float:
