@@ -23,6 +23,7 @@ from ..compiler.channels.shares import shares
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
 from ..compiler.channels.width import WIDTHS, coupled
+from ..compiler.errors import UnsupportedOp
 from ..compiler.passbase import Context, Pass
 
 OF = ("channels", "parameters", "bytes", "macs", "time")
@@ -125,13 +126,15 @@ class MaskChannels(Pass):
     def _scores(self, model: ir.Model, coupling: Coupling, found: Solution, ctx: Context) -> np.ndarray:
         if self.by in WEIGHTS:
             return element_scores(coupling, found, self.by)
-        if self.by in LOSS:
-            runs = ctx.measured(self.name, f"by={self.by}")
-            return gradient_scores(model, coupling, found, self.by, runs, ctx.labels, ctx.seed, ctx.note)
+        by, runs = self.by, ctx.measured(self.name, f"by={self.by}")
+        if by in LOSS:
+            try:
+                return gradient_scores(model, coupling, found, by, runs, ctx.labels, ctx.seed, ctx.note)
+            except UnsupportedOp as e:
+                by = "activation"
+                ctx.note(f"by={self.by}: by={by} is used, for {e}")
         plain = element_scores(coupling, found, "l2")
-        return activation_scores(
-            model, coupling, found, self.by, ctx.measured(self.name, f"by={self.by}"), plain, ctx.seed
-        )
+        return activation_scores(model, coupling, found, by, runs, plain, ctx.seed)
 
     def _apply(self, model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, ctx: Context) -> int:
         original = model.clone() if self.compensate else None

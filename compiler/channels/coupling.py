@@ -44,11 +44,13 @@ class Plan:
         open: node → whether what goes must be zero there. Others keep all.
         carrying: values in which what goes is not zero, but the mean of what stays.
         filled: constants that write these → the axes of which masked slices are set to that mean.
+        outputs: those of the model that may lose zeros, which removal then puts back (see `outputs`). Others keep all.
     """
 
     open: Mapping[ir.Node, bool] = field(default_factory=dict)
     carrying: frozenset[ir.Value] = frozenset()
     filled: Mapping[ir.Value, frozenset[int]] = field(default_factory=dict)
+    outputs: frozenset[ir.Value] = frozenset()
     experts: bool = False
     """Whether logits of gates may go; if not, those still may that have been masked already."""
 
@@ -86,6 +88,8 @@ class Coupling:
     """Values that hold positions on an axis → the ids of that axis."""
     scarce: list[tuple[Ids, int]] = field(default_factory=list)
     """Ids over an axis of which so many must stay."""
+    returned: list[ir.Value] = field(default_factory=list)
+    """Outputs of the model that may lose zeros."""
     streams: list[Stream] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 

@@ -17,6 +17,7 @@ from ..graph import is_const, subgraphs
 from .coupling import Coupling, Plan, Zero
 from .gates import deny_positions
 from .grids import Grid, Ids, Label, squeezed
+from .outputs import may_lose
 
 
 class Step:
@@ -162,7 +163,10 @@ class Flow:
         self._walk(model.graph)
         self._deny_shared()
         for output in model.graph.outputs:
-            self._freeze(output, f"output '{output.name}' keeps its shape")
+            if output in plan.outputs and may_lose(self.coupling, output):
+                self.coupling.returned.append(output)
+            else:
+                self._freeze(output, f"output '{output.name}' keeps its shape")
         for value in self.coupling.pinned:
             for h in self.coupling.holds.get(value, ()):
                 self.coupling.atoms.freeze(h.grid.ids)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import attr, const, initializer, ints, is_const, producer, rank, scalar, shape, sole_user
+from ..graph import attr, const, initializer, ints, is_const, rank, scalar, shape, sole_user
 from ..norm_forms import NORMALISED, ROOT_MEAN_SQUARE
 from ..patterns import Match
 from ..rewriting import Index, find
@@ -81,9 +81,6 @@ def _operator(node: ir.Node) -> Norm | None:
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and not _per_channel(bias, x, axis, depth):
-        return None
-    # One that removal has padded already goes on as it is.
-    if producer(x, "Pad") is not None:
         return None
     return Norm(node, (node,), x, axis, node.op_type == "LayerNormalization", scale)
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..freeze import fix
 from ..gradients.likelihood import TARGET, Head, attach, given, heads, labelled
+from ..gradients.recurrent import GATES
 from ..gradients.reverse import SUFFIX, gradient, is_float
 from ..gradients.rules import stops
 from ..gradients.terms import Tape
@@ -140,6 +142,7 @@ def gradient_scores(
     places = gates(model, coupling, found)
     if not places:
         return np.zeros(found.count)
+    model = _of_one_length(model, runs)
     every = heads(model)
     how = "given" if labels is not None else "likeliest" if kind == "taylor" else "drawn"
     forward = Session(model)
@@ -168,6 +171,26 @@ def gradient_scores(
             count += rows
     total[0] = 0
     return total / count
+
+
+def _of_one_length(model: ir.Model, runs: Sequence[Feeds]) -> ir.Model:
+    """A copy with the sizes of the inputs where a recurrent layer needs a length, and all runs have the same."""
+    lengths = {(shape(n.inputs[0]) or (None,))[0] for n in model.graph if n.op_type in GATES and not n.domain}
+    if all(isinstance(n, int) for n in lengths):
+        return model
+    found: dict[str, set[int]] = {}
+    for feeds in runs:
+        for value in model.graph.inputs:
+            for d, n in zip(shape(value) or (), feeds[str(value.name)].shape, strict=True):
+                if isinstance(d, str):
+                    found.setdefault(d, set()).add(n)
+    # A length that is worked out from several sizes takes all of them.
+    wanted = {n for n in lengths if isinstance(n, str)} if lengths <= {*found} else {*found}
+    if any(len(found[d]) > 1 for d in wanted):
+        return model
+    made = model.clone()
+    fix(made, {d: found[d].copy().pop() for d in wanted})
+    return made
 
 
 def _words(used: Sequence[Head], how: str) -> str:

@@ -68,6 +68,7 @@ class Shrinking:
         """Remove everything that is gone; returns how many weights became smaller."""
         from . import adapt as _  # noqa: F401  fills ADAPT
         from .balance import narrow, padded
+        from .outputs import put_back
 
         narrow(self)
         every = list(nodes(self.model))
@@ -89,6 +90,7 @@ class Shrinking:
             if value.shape is not None and any(self.gone[g.ids].any() for g in label):
                 value.shape = ir.Shape([self._left_of(value, a, d) for a, d in enumerate(value.shape)])
         padded(self)
+        put_back(self)
         return changed
 
     def dims(self, value: ir.Value) -> list[Dim]:

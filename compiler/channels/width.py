@@ -21,6 +21,7 @@ from .coupling import Coupling, Plan
 from .flow import couple
 from .grids import FROZEN, Ids
 from .norms import Norm, norms
+from .outputs import meets
 from .writers import VIEWS, Leaf, Writers
 
 WIDTHS = ("none", "exact", "padded")
@@ -61,10 +62,10 @@ def coupled(model: ir.Model, width: str = "exact", unlike: Collection[ir.Node] =
     found = norms(model) if width != "none" else []
     if not found:
         return couple(model)
-    streams = _streams(couple(model, Plan({n: False for norm in found for n in norm.looks})), found)
+    streams, outputs = _found(model, found, width == "padded")
     barred = set(unlike)
     while True:
-        coupling = couple(model, _plan(streams, width, barred))
+        coupling = couple(model, _plan(streams, width, barred, outputs))
         wrong = [s for s in streams if s.leaves and not s.why and not _readable(coupling, s)]
         if not wrong:
             break
@@ -76,6 +77,28 @@ def coupled(model: ir.Model, width: str = "exact", unlike: Collection[ir.Node] =
             coupling.streams.append(replace(s, norms=left))
     coupling.notes += coupling.closed
     return coupling
+
+
+def _found(model: ir.Model, found: Sequence[Norm], padded: bool) -> tuple[list[Stream], frozenset[ir.Value]]:
+    """The streams, and the outputs that are parts of them and may lose zeros: none but where streams are padded."""
+    everywhere = {n: False for norm in found for n in norm.looks}
+    streams = _streams(couple(model, Plan(everywhere)), found)
+    if sum(len(s.norms) for s in streams) == len(found):
+        return streams, frozenset()
+    free = couple(model, Plan(everywhere, outputs=frozenset(model.graph.outputs)))
+    of = free.atoms.classes()
+    wider = _streams(free, found)
+    seen = {n.node for s in streams for n in s.norms}
+    outputs: set[ir.Value] = set()
+    for s in wider:
+        if not any(n.node in seen for n in s.norms):
+            own = np.unique(np.concatenate([of[free.opened[n.looks[0]]] for n in s.norms]))
+            returned = [v for v in free.returned if meets(free, of, v, own)]
+            outputs.update(returned)
+            if not padded and returned:
+                s.why = f"its channels are those of output '{returned[0].name}'"
+                streams.append(s)
+    return (wider, frozenset(outputs)) if padded else (streams, frozenset())
 
 
 def _streams(free: Coupling, found: Sequence[Norm]) -> list[Stream]:
@@ -112,7 +135,7 @@ def _stream(free: Coupling, members: list[Norm], classes: Sequence[Ids], writers
     return stream
 
 
-def _plan(streams: Sequence[Stream], width: str, barred: Collection[ir.Node]) -> Plan:
+def _plan(streams: Sequence[Stream], width: str, barred: Collection[ir.Node], outputs: frozenset[ir.Value]) -> Plan:
     """What of these streams may go. Decides how, and says so in them."""
     open_: dict[ir.Node, bool] = {}
     carrying: set[ir.Value] = set()
@@ -135,7 +158,7 @@ def _plan(streams: Sequence[Stream], width: str, barred: Collection[ir.Node]) ->
             for value, axis in ((leaf.value, leaf.axis), *((v, len(v.shape or ()) - 1) for v in leaf.scales)):
                 filled[value] = filled.get(value, frozenset()) | {axis}
                 carrying.update(u.outputs[0] for u, _ in value.uses() if u.op_type in VIEWS)
-    return Plan(open_, frozenset(carrying), filled)
+    return Plan(open_, frozenset(carrying), filled, outputs)
 
 
 def _readable(coupling: Coupling, stream: Stream) -> bool:

@@ -13,6 +13,7 @@ from ..cost.sizes import Sizes
 from ..dims import Dim
 from ..errors import EdgecError, Missing, UnsupportedOp
 from ..shapes import infer
+from . import recurrent
 from .rules import RULES, stops
 from .step import Refused, Step
 from .terms import Tape, Term
@@ -44,6 +45,9 @@ def gradient(
         values = _named(made.graph, {*of, *wrt, *keep})
         ends, starts = [values[n] for n in of], [values[n] for n in wrt]
         way = _Way.between(made.graph, starts, ends)
+        if recurrent.unroll(way.nodes):
+            _infer(made)
+            continue
         lacking = {n.op_type for n in way.nodes if n.domain == "" and n.op_type not in RULES} - tried
         unknown = {op for op in lacking if has_definition(op)}
         if not unknown:
@@ -155,7 +159,8 @@ def _reversed(graph: ir.Graph, way: _Way, ends: Sequence[ir.Value], seeds: Seque
         rule = RULES.get(node.op_type) if node.domain == "" else None
         try:
             if rule is None:
-                raise Refused("there is no rule for its gradient")
+                known = node.op_type in recurrent.GATES and not node.domain
+                raise Refused(recurrent.refused(node) if known else "there is no rule for its gradient")
             parts = rule(Step(node, tape, dys, wanted))
         except Refused as e:
             missing.append(Missing(node.name or "", node.op_type, str(e)))

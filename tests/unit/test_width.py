@@ -332,3 +332,48 @@ def test_random_networks_masked_and_removed(net, ratio, width, twice):
     for part in (ratio / 2, ratio) if twice else (ratio,):
         MaskChannels(ratio=part, of="channels", align=1, width=width).run(model, passcheck.context("onnx"))
     passcheck.check_pass(model, RemoveChannels(), seeds=1, rtol=1e-3)
+
+
+def post_norm_encoder(pooled: bool) -> tuple[Net, ir.Value]:
+    """An encoder whose output is the stream itself, or its mean over tokens, of length 1 (sentence embeddings)."""
+    net = Net(x=("B", TOKENS_IN, 5))
+    x = layer_norm(net, linear(net, "x", 5, SIZE))
+    for _ in range(2):
+        hidden = net("Gelu", linear(net, x, SIZE, 24))
+        x = layer_norm(net, net("Add", x, linear(net, hidden, 24, SIZE)))
+    if not pooled:
+        return net, net("Identity", x)
+    mean = net("ReduceMean", x, net.ints(1), keepdims=0)
+    length = net("ReduceL2", mean, net.ints(1), keepdims=1)
+    least = net("Clip", length, net.const(1e-6, np.float32))
+    return net, net("Div", mean, net("Expand", least, net("Shape", mean)))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_an_output_that_is_the_stream_gets_its_zeros_back(pooled: bool) -> None:
+    net, y = post_norm_encoder(pooled)
+    model = net.model(y)
+    assert count(Case.of(model, "exact")) == (0, 2 * 24)
+    case = Case.of(model, "padded")
+    assert count(case) == (0, 2 * 24 + SIZE)
+    smaller = removals(case)
+    assert smaller.graph.outputs[0].name == model.graph.outputs[0].name
+    last = smaller.graph.outputs[0].producer()
+    assert last is not None and last.op_type == "Gather"
+    for ratio in (0.25, 0.5):  # a second time, what is left
+        assert MaskChannels(ratio=ratio, of="channels", align=1, width="padded").run(model, passcheck.context("onnx"))
+        model = passcheck.check_pass(model, RemoveChannels(), seeds=2, rtol=1e-5)
+    wide = [n.inputs[0].producer().inputs[0].shape[-1] for n in ops(model, "Gather")]
+    assert len(wide) == 2 and min(wide) < SIZE / 2
+
+
+def test_an_output_that_is_no_stream_keeps_its_channels() -> None:
+    """Nor does one that is not zero there."""
+    net, _ = post_norm_encoder(pooled=False)
+    plain = Net(x=("B", TOKENS_IN, 5))
+    assert count(Case.of(plain.model(linear(plain, "x", 5, SIZE)), "padded")) == (0, 0)
+    net, y = post_norm_encoder(pooled=False)
+    assert count(Case.of(net.model(net("Add", y, net.const(1.0, np.float32))), "padded")) == (0, 2 * 24)
+    net, y = post_norm_encoder(pooled=False)
+    notes = coupled(net.model(y), "exact").closed
+    assert len(notes) == 1 and "its channels are those of output" in notes[0]

@@ -13,14 +13,17 @@ from ..reshaping import grouped
 
 @rule("Expand")
 def _expand(s: Step) -> None:
-    """Axes that are stretched are new, and can't go by themselves, but for copies of heads."""
+    """Axes that are stretched hold copies, of which any may go; but where some axes have channels, copies of heads."""
     s.const(1)
     dims, out = s.dims(0), s.out_dims()
     if is_const(s.node.inputs[0]):
         return _made(s, s.const(0))
     shift = len(out) - len(dims)
     grids = s.carry(0, {a: a + shift for a, n in enumerate(dims) if n == out[a + shift]})
-    return s.emit(_copied(s, g) for g in grids)
+    if grids:
+        return s.emit(_copied(s, g) for g in grids)
+    stretched = [a for a, n in enumerate(out) if (a < shift or dims[a - shift] == 1) and n != 1]
+    return s.emit(Grid(s.atoms.fresh(n), (a,), False) for a in stretched if isinstance(n := out[a], int))
 
 
 def _copied(s: Step, g: Grid) -> Grid:
