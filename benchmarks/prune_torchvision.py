@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import harness
-from .prune import FOLD, checked
+from .prune import checked
 
 MASK = ("mask-channels{ratio=0.5,of=channels,align=1}",)
 WITHIN = tuple(f"mask-channels{{ratio=0.5,of=channels,align=1,grain={grain}}}" for grain in ("channels", "dims"))
@@ -61,7 +61,7 @@ def edgec(source: Path, folder: Path, masks: Sequence[str]) -> harness.Row:
     program = str(Path(sys.executable).with_name("edgec"))
     command = [program, str(source), "-O0", "--target", "onnx", "-q", "-o", str(result), "--report", str(report)]
     command.append("--no-latency")
-    passes = [*FOLD, *masks, "remove-channels"]
+    passes = [*masks, "remove-channels"]
     done = harness.run([*command, *(a for p in passes for a in ("--pass", p))], timeout=PATIENCE)
     if done.code:
         return {"failed": done.reason}
