@@ -24,6 +24,7 @@ from .targets import Target
 from .weights import Scratch
 
 if TYPE_CHECKING:
+    from .guard.parts import Parts
     from .guard.task import Task
     from .tradeoff import Tradeoff
 
@@ -101,11 +102,15 @@ class Pass(abc.ABC):
     """Whether it removes parts of the model, so that it should run faster: the report then says whether it does."""
 
     tied: ClassVar[bool] = False
-    """Whether what it changes hangs together: over the budget, all of it is taken back, not single tensors."""
+    """Whether what it changes hangs together: over the budget, no single tensors are taken back. See `parts`."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Rewrite `model` in place; return the number of rewrites made. Tensors are replaced, never mutated."""
+
+    def parts(self, before: ir.Model, ctx: Context) -> Parts | None:
+        """What can be taken back of it alone, once it has run on a clone of `before`; None: tensors, or all if tied."""
+        return None
 
     @property
     def spec(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,17 +15,20 @@ from ..compiler.channels.balance import masked
 from ..compiler.channels.clock import Clock, device_of
 from ..compiler.channels.compensate import compensate
 from ..compiler.channels.coupling import Coupling
+from ..compiler.channels.feasible import feasible
 from ..compiler.channels.importance import element_scores
 from ..compiler.channels.masking import mask
 from ..compiler.channels.price import Price
-from ..compiler.channels.select import families, search, taken
+from ..compiler.channels.select import families, masked_families, search, taken
 from ..compiler.channels.sensitivity import gradient_scores
 from ..compiler.channels.shares import shares
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.solve import Flags, Solution, Units, solve, units
 from ..compiler.channels.width import WIDTHS, coupled
 from ..compiler.errors import UnsupportedOp
+from ..compiler.guard.parts import Parts
 from ..compiler.passbase import Context, Pass
+from ..compiler.weights import Scratch
 
 OF = ("channels", "parameters", "bytes", "macs", "time")
 WEIGHTS = ("l1", "l2", "bn", "geometric-median")
@@ -99,6 +103,36 @@ class MaskChannels(Pass):
     def _masked(self, model: ir.Model, ctx: Context) -> int:
         coupling = coupled(model, self.width)
         found = solve(coupling)
+        dead = self._chosen(model, coupling, found, ctx)
+        return 0 if dead is None else self._apply(model, coupling, found, dead, ctx)
+
+    def parts(self, before: ir.Model, ctx: Context) -> Parts | None:
+        """The families of channels that it masks; None where others were fitted to what is left."""
+        if self.compensate:
+            return None
+        trial = before.clone()
+        with unshared(trial):
+            coupling = coupled(trial, self.width)
+            found = solve(coupling)
+            dead = self._chosen(trial, coupling, found, replace(ctx, notes=[]))
+            masked = [] if dead is None else masked_families(coupling, found, dead)
+        of_name = {unit.names[0]: flags for unit, flags in masked}
+
+        def make(names: Collection[str], scratch: Scratch) -> ir.Model:
+            model = before.clone()
+            with unshared(model):
+                again = coupled(model, self.width)
+                solution = solve(again)
+                gone = np.zeros(solution.count, bool)
+                for name in names:
+                    gone |= of_name[name]
+                mask(model, again, solution, feasible(solution, gone), scratch)
+            return model
+
+        return Parts("families of channels", [unit for unit, _ in masked], make)
+
+    def _chosen(self, model: ir.Model, coupling: Coupling, found: Solution, ctx: Context) -> Flags | None:
+        """The classes to mask; None where there are none that could be."""
         scores = self._scores(model, coupling, found, ctx)
         if any(s.leaves for s in coupling.streams):
             scores[masked(coupling, found)] = 0  # not all of it is zero
@@ -106,7 +140,7 @@ class MaskChannels(Pass):
         usable = _allowed(self, coupling, found, every, ctx)
         if not usable.any():
             ctx.note("no channels that could be removed were found")
-            return 0
+            return None
         groups = families(coupling, found, every, scores, usable, self.align, self.most, self.spread == "global")
         clock = Clock(model, device_of(self.device, ctx.target), ctx.inputs) if self.of == "time" else None
         price = Price(model, coupling, clock)
@@ -121,7 +155,7 @@ class MaskChannels(Pass):
             ctx.note(f"asked for {self.ratio:.0%} of {self.of}; what can go, `most` and `align` allow no more")
         for why in coupling.closed:
             ctx.note(f"{why}: its width stays" + ("; width=padded masks it as well" if self.width == "exact" else ""))
-        return self._apply(model, coupling, found, dead, ctx)
+        return dead
 
     def _scores(self, model: ir.Model, coupling: Coupling, found: Solution, ctx: Context) -> np.ndarray:
         if self.by in WEIGHTS:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..guard.parts import Unit
 from .coupling import Coupling
 from .feasible import feasible
-from .solve import Flags, Solution, Units
+from .solve import Flags, Solution, Units, units
 
 CLOSE = 0.002
 """How close to a ratio is close enough."""
@@ -181,3 +182,31 @@ def _one_more(
             counts[k] = many[k]
         low, high = (middle, high) if tried(counts) else (low, middle)
     return more[low] if more else None
+
+
+def masked_families(coupling: Coupling, found: Solution, dead: Flags) -> list[tuple[Unit, Flags]]:
+    """The families that lose channels: each with the name of its largest weight, and the classes that it loses."""
+    every = units(coupling, found)
+    gone = [k for k in range(len(every)) if dead[every.classes(np.array([k]))].all()]
+    sizes: dict[int, int] = {}
+    named: dict[int, tuple[int, str]] = {}
+    family = np.full(found.count, -1)
+    for k in gone:
+        family[every.classes(np.array([k]))] = every.family[k]
+    for value in coupling.holds:
+        for h in coupling.zeroed(value):
+            classes = found.of[h.grid.ids].reshape(-1)
+            lost = classes[dead[classes] & (family[classes] >= 0)]
+            each = math.prod(h.view) // max(1, classes.size)
+            for f, n in zip(*np.unique(family[lost], return_counts=True), strict=True):
+                sizes[int(f)] = sizes.get(int(f), 0) + int(n) * each
+                named[int(f)] = max(named.get(int(f), (0, "")), (math.prod(h.view), value.name or ""))
+    made, taken_names = [], set[str]()
+    for f in sizes:
+        name = named[f][1]
+        name = name if name not in taken_names else f"{name} ({f})"
+        taken_names.add(name)
+        flags = np.zeros(found.count, bool)
+        flags[np.flatnonzero(family == f)] = True
+        made.append((Unit((name,), sizes[f]), flags & dead))
+    return made

@@ -130,3 +130,15 @@ def test_verify_judges_by_the_metric_alone_where_it_is_the_only_limit(folder: Pa
 def test_without_a_metric_labels_still_give_accuracy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = report(folder, capsys, "--passes", "canonicalize", "--inputs", str(folder / "data.npz"))
     assert found["metric"] is None and found["accuracy"]["samples"] == 200
+
+
+def test_families_of_channels_are_taken_back_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is left of the mask is closed: the channels that it holds are removed, exactly."""
+    specs = f"{BASE},mask-channels{{ratio=0.5}},remove-channels"
+    found = report(folder, capsys, "--passes", specs, *METRIC, "--max-drop", "0.02")
+    masked = next(p for p in found["passes"] if p["spec"].startswith("mask-channels"))
+    removed = next(p for p in found["passes"] if p["spec"] == "remove-channels")
+    assert "families of channels keep the numbers that they had" in masked["retreat"][1] and masked["kept"]
+    assert removed["status"] == "ok" and removed["rewrites"] > 0
+    assert found["after"]["parameters"] < 0.9 * found["before"]["parameters"]
+    assert found["metric"]["drop"] <= 0.02 and found["proof"]["ok"]
