@@ -78,27 +78,32 @@ class Histogram:
 
 
 def histograms(model: ir.Model, values: Sequence[ir.Value], runs: Runs) -> dict[ir.Value, Histogram]:
-    """What each of these float32 values of the main graph holds over all runs.
+    """What each of these float32 values of the main graph holds over all runs."""
+    found = {v: Histogram() for v in values}
+    for value, array in streamed(model, values, runs):
+        found[value].add(array)
+    return found
+
+
+def streamed(model: ir.Model, values: Sequence[ir.Value], runs: Runs) -> Iterator[tuple[ir.Value, np.ndarray]]:
+    """Values of the main graph in all runs, a part of the samples at a time.
 
     Not more than `ACTIVATIONS` bytes of them are held at once, if one sample needs no more: the runs are cut into
     batches of samples where the model allows it, and where one value after another has to be fetched, it runs again.
     """
-    found = {v: Histogram() for v in values}
-    if not found or not runs:
-        return found
-    sizes = one_sample(model, list(found), runs)
+    if not values or not runs:
+        return
+    sizes = one_sample(model, list(values), runs)
     cut = [feeds for feeds, _ in batches(model, runs, 0.0, {values[0]: sum(sizes.values())} if sizes else {})]
     largest = max(cut, key=samples)
     if sizes:
         sizes = {v: n * samples(largest) for v, n in sizes.items()}
     else:
-        sizes = {v: a.nbytes for v, a in Fetcher(model, list(found)).run(largest).items()}
+        sizes = {v: a.nbytes for v, a in Fetcher(model, list(values)).run(largest).items()}
     for part in _parts(sizes):
         fetcher = Fetcher(model, part)
         for feeds in cut:
-            for value, array in fetcher.run(feeds).items():
-                found[value].add(array)
-    return found
+            yield from fetcher.run(feeds).items()
 
 
 def _parts(sizes: dict[ir.Value, int]) -> Iterator[list[ir.Value]]:
