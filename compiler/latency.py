@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,40 +57,38 @@ def compared(
     *,
     integers: bool = False,
 ) -> Latency:
-    """Median seconds of both, on one thread, onnxruntime optimising both as it does by default; nothing is rounded.
+    """Least processor seconds of a run of both, on one thread, onnxruntime optimising as it does; nothing is rounded.
 
     With `integers`, what is left rounds its activations, and onnxruntime may compute in integers. A file is run as its
     users run it; the original then is, too.
-    Runs alternate, so that both see the same machine, for about a second in all, three times each at least.
-    Raises ModelError where onnxruntime can't run one of them.
+    Runs alternate, so that both see the same machine, for about a second in all, three times each at least. Other work
+    on the machine counts neither way. Raises ModelError where onnxruntime can't run one of them.
     """
     if isinstance(left, Path):
         sessions = [Session(original, threads=1, options=_default(integers=True)), Saved(left, threads=1)]
     else:
         sessions = [Session(original, threads=1, exact=True, options=_default())]
         sessions.append(Session(left, threads=1, exact=not integers, options=_default(integers)))
-    taken = _in_turn(sessions, inputs, time.perf_counter)
-    before, after = (statistics.median(seconds) for seconds in taken)
+    taken = _in_turn(sessions, inputs)
+    before, after = map(min, taken)
     return Latency(before, after, len(taken[0]))
 
 
 def least(sessions: Sequence[Session], inputs: Mapping[str, np.ndarray]) -> list[float]:
-    """The least processor seconds of a run of each session; they must have one thread.
-
-    Runs alternate as in `compared`. Other work on the machine counts neither way. Raises ModelError.
-    """
-    return [min(seconds) for seconds in _in_turn(sessions, inputs, time.thread_time)]
+    """The least processor seconds of a run of each session, as in `compared`; they must have one thread each."""
+    return [min(seconds) for seconds in _in_turn(sessions, inputs, 8 * MOST)]
 
 
 def _in_turn(
-    sessions: Sequence[Session], inputs: Mapping[str, np.ndarray], clock: Callable[[], float]
+    sessions: Sequence[Session], inputs: Mapping[str, np.ndarray], most: int = MOST
 ) -> list[list[float]]:
-    """What each run took, after one that does not count."""
+    """What each run took of this thread's processor time, after one that does not count."""
+    clock = time.thread_time
     for s in sessions:
         s.run(inputs)
     taken: list[list[float]] = [[] for _ in sessions]
     end = clock() + BUDGET
-    while len(taken[0]) < LEAST or (len(taken[0]) < MOST and clock() < end):
+    while len(taken[0]) < LEAST or (len(taken[0]) < most and clock() < end):
         for s, seconds in zip(sessions, taken, strict=True):
             start = clock()
             s.run(inputs)

@@ -129,6 +129,8 @@ def pipeline(
         specs.insert(1, LIFT)
     if target.backend == "onnxruntime" and passes is None and level in LOSSY_LEVELS:
         specs[-1:] = [*INTEGERS, *specs[-1:]]
+    if target.backend == "onnxruntime":
+        specs.append("unpack-weights")
     if target.backend == "coreml":
         specs += LEGALIZE
     elif opset is not None and opset < OPSET:

@@ -112,7 +112,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of one run in onnxruntime, on one thread, before and after parts of a model were removed.
+    """Processor seconds of one run in onnxruntime, on one thread, before and after a model was changed for speed.
 
     Attributes:
         runs: how often each was run, in turn.

@@ -7,7 +7,7 @@ are those that coremltools writes (`coremltools/__init__.py`, `_OPSET`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import UsageError
 
@@ -56,6 +56,9 @@ ANY_ONNX = Storage(
     ("float16", "bfloat16", "float8e4m3", "float8e5m2"), True,
 )  # fmt: skip
 """DequantizeLinear, Cast, and the local functions of functions.py."""
+
+ONNXRUNTIME = replace(ANY_ONNX, sparse=False, joint=False)
+"""What onnxruntime 1.32 unpacks while it loads: not a bitmap, whose NonZero it computes in every run."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ TARGETS: dict[str, Target] = {
             ".onnx",
             "ONNX model in the form that onnxruntime runs fastest on this machine's processor",
             weight_bits=(2, 4, 8),
-            storage=ANY_ONNX,
+            storage=ONNXRUNTIME,
             activation_bits=(8,),
             dynamic=True,
             attention=True,

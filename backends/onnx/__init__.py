@@ -10,10 +10,12 @@ import onnx.version_converter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from ...compiler import graph as g
 from ...compiler.backend import EmitOptions, Emitted
 from ...compiler.errors import Missing, UnsupportedOp
 from ...compiler.session import slim_proto
 from ...compiler.targets import OPSET, Target
+from .blocks import as_function, troublesome
 from .spelling import respell
 from .writer import renamed, write
 
@@ -65,6 +67,10 @@ def _converted(model: ir.Model, options: EmitOptions) -> tuple[onnx.ModelProto, 
     """The model at the opset that was asked for, big weights apart, and what that opset can't express."""
     opset = options.opset or OPSET
     missing: list[Missing] = []
+    if troublesome(model):
+        model = model.clone()
+        for node in troublesome(model):
+            g.replace_node(node, as_function(model, node))
     if opset != OPSET:
         model = _without_functions(model.clone())
     if opset < OPSET:

@@ -17,9 +17,10 @@ from ...compiler.latency import least
 from ...compiler.numerics import compare
 from ...compiler.session import Saved, Session
 from .integers import FAMILIES, families, lowered, sites
+from .pads import wide
 
-GAIN = 0.97
-"""A form is chosen if it takes less than this share of the time of the best one so far."""
+GAIN = 0.95
+"""A form is chosen if it takes less than this share of the time of the best one so far, twice."""
 
 CUT, NONE = 2.0, 0.1
 """Decibels that integer kernels may lose against the same rounding computed in float, by sums that they cut off; and
@@ -50,10 +51,12 @@ def choose(model: ir.Model, inputs: Inputs | None, write: Writer, cut: float = C
     passes rounded stays in integers.
     """
     found = list(families(model))
-    if not found or inputs is None:
+    if inputs is None or not (found or wide(model)):
         return _as_wanted(model, found)
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         search = _Search(model, inputs, Path(folder), write, cut)
+        if wide(model):
+            search.pad()
         for chosen in _subsets(found):
             search.attempt(chosen)
         return search.result(found)
@@ -75,10 +78,9 @@ def _subsets(found: list[str]) -> Iterator[frozenset[str]]:
 class _Trial:
     """A form of the model, as a file."""
 
-    def __init__(self, model: ir.Model, chosen: frozenset[str], unsigned: bool, path: Path, write: Writer) -> None:
-        self.families, self.unsigned = chosen, unsigned
-        self.model = lowered(model, chosen, unsigned)
-        write(self.model, path)
+    def __init__(self, model: ir.Model, families: frozenset[str], unsigned: bool, path: Path, write: Writer) -> None:
+        self.families, self.unsigned, self.model = families, unsigned, model
+        write(model, path)
         self.session = Saved(path, threads=1)
 
 
@@ -90,20 +92,33 @@ class _Search:
         self.notes: list[str] = []
         self.exact = Session(model, exact=True).run(inputs)
         self.rounded = _snr(self.exact, Session(model).run(inputs))
-        self.gain, self.count = 1.0, 0
+        self.gain, self.count, self.padded = 1.0, 0, False
         self.best = self.trial(frozenset(), False)
 
     def trial(self, chosen: frozenset[str], unsigned: bool) -> _Trial:
         """Raises ModelError where onnxruntime can't run it."""
         self.count += 1
-        return _Trial(self.model, chosen, unsigned, self.folder / f"{self.count}.onnx", self.write)
+        form = lowered(self.model, chosen, unsigned, self.padded)
+        return _Trial(form, chosen, unsigned, self.folder / f"{self.count}.onnx", self.write)
+
+    def pad(self) -> None:
+        """Make wide margins before convolutions if that is faster."""
+        self.padded = True
+        trial = self.trial(frozenset(), False)
+        before, after = self.seconds(trial)
+        self.padded = after <= GAIN * before
+        if self.padded:
+            self.best = trial
+            count = len(wide(self.model))
+            speed = f"{before / after:.2f} times as fast here"
+            self.notes.append(f"margins of {count} convolutions made before them: {speed}")
 
     def attempt(self, chosen: frozenset[str]) -> None:
         """Take these families in integers if that is faster than the best so far, and cuts off no sums."""
         for unsigned in (False, True):
             try:
                 trial = self.trial(chosen, unsigned)
-                before, after = least([self.best.session, trial.session], self.inputs)
+                before, after = self.seconds(trial)
                 kept = _snr(self.exact, trial.session.run(self.inputs))
             except ModelError as e:
                 self.notes.append(f"{_names(chosen)}: onnxruntime can't run them in integers: {e}")
@@ -115,6 +130,14 @@ class _Search:
                 return
             lost = f"{_names(chosen)} in integers {_sign(unsigned)} leave {kept:.1f} dB instead of {self.rounded:.1f}"
             self.notes.append(f"{lost}: this processor's kernels cut off sums ({processor()})")
+
+    def seconds(self, trial: _Trial) -> tuple[float, float]:
+        """What the best form so far and another take; where that seems to be faster, it is measured again."""
+        before, after = least([self.best.session, trial.session], self.inputs)
+        if after <= GAIN * before:
+            again, once = least([trial.session, self.best.session], self.inputs)
+            before, after = min(before, once), max(after, again)
+        return before, after
 
     def result(self, found: list[str]) -> Choice:
         """The best, and what was decided."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ...compiler import graph as g
 from ...compiler.rounding import OURS, pair_source, pairs
+from .pads import pad_before
 from .weights import unpack_while_loading
 
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -115,12 +116,14 @@ def _product(node: ir.Node, weight: Stored) -> bool:
     return weight.scale.ndim == 0 or weight.axis == (0 if turned else 1)
 
 
-def lowered(model: ir.Model, families: Collection[str], unsigned: bool = False) -> ir.Model:
+def lowered(
+    model: ir.Model, families: Collection[str], unsigned: bool = False, padded: bool = False
+) -> ir.Model:
     """A clone of `model` in which these families are computed in integers, and everything else in float.
 
     Rounding that serves no integer kernel is left out, but where it came with the model. With `unsigned`, weights are
     integers without a sign: without instructions for 8-bit products (VNNI), sums of two products of integers with and
-    without a sign are kept in 16 bits and may be cut off.
+    without a sign are kept in 16 bits and may be cut off. With `padded`, see `pad_before`.
     """
     model = model.clone()
     chosen = [s for s in sites(model) if s.family in families or s.given]
@@ -131,6 +134,8 @@ def lowered(model: ir.Model, families: Collection[str], unsigned: bool = False) 
     if unsigned:
         for node in static:
             _without_sign(node)
+    if padded:
+        pad_before(model, static)
     unpack_while_loading(model, static)
     return model
 
@@ -211,7 +216,8 @@ def _without_sign(node: ir.Node) -> None:
     q, zero = _typed(weight, True)
     inputs = [g.initializer(graph, a, f"{weight.q.name}_{n}") for a, n in ((q, "unsigned"), (zero, "zero"))]
     attributes: Mapping[str, int] = {"axis": weight.axis} if weight.scale.ndim else {}
-    made = g.insert_before(old, "DequantizeLinear", [inputs[0], old.inputs[1], inputs[1]], attributes, like=old.outputs[0])
+    operands = [inputs[0], old.inputs[1], inputs[1]]
+    made = g.insert_before(old, "DequantizeLinear", operands, attributes, like=old.outputs[0])
     g.rewire(node, 1, made.outputs[0])
 
 

@@ -7,9 +7,9 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler import functions
 from ...compiler import graph as g
 from ...compiler.quantization.packed import roots
+from ..onnx.blocks import as_function
 
 FLOAT = ir.DataType.FLOAT
 
@@ -44,9 +44,9 @@ def _spell(model: ir.Model, node: ir.Node, integer: set[ir.Node]) -> bool:
     rank, graph = g.rank(stored), node.graph
     if stored is None or scale is None or rank is None or out.dtype != FLOAT or not isinstance(graph, ir.Graph):
         return False
-    axis, block = int(g.attr(node, "axis", 1)) % max(rank, 1), int(g.attr(node, "block_size", 0))
-    if block:
-        made = _in_blocks(model, node, stored, scale, zero, axis, block)
+    axis = int(g.attr(node, "axis", 1)) % max(rank, 1)
+    if g.attr(node, "block_size", 0):
+        made = as_function(model, node)
     else:
         real = _cast(node, stored)
         if zero is not None and np.any(g.const(zero)):
@@ -78,19 +78,3 @@ def _spread(graph: ir.Graph, value: ir.Value, axis: int, rank: int) -> ir.Value:
     if array.ndim == 1 and rank:
         array = array.reshape([-1 if a == axis else 1 for a in range(rank)])
     return g.initializer(graph, array, f"{value.name}_spread")
-
-
-def _in_blocks(
-    model: ir.Model, node: ir.Node, stored: ir.Value, scale: ir.Value, zero: ir.Value | None, axis: int, block: int
-) -> ir.Value:
-    """The local function that multiplies by a scale for every `block` elements."""
-    inputs, name = [stored, scale], "ScaleWeight"
-    if zero is not None and np.any(g.const(zero)):
-        inputs, name = [*inputs, zero], "ShiftScaleWeight"
-    functions.declare(model, name)
-    like = node.outputs[0]
-    attributes = {"axis": axis, "block": block}
-    made = g.insert_before(
-        node, name, inputs, attributes, like=like, hint=f"{like.name}__scaled", domain=functions.DOMAIN
-    )
-    return made.outputs[0]

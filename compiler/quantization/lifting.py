@@ -23,14 +23,20 @@ def lift(model: ir.Model) -> int:
     After:  `y = MatMul(DequantizeLinear(q, s, z), DequantizeLinear(w, t, v))`
 
     Before: `y = QLinearConv(q, s, z, w, t, v, u, o, b)`
-    After:  `y = QuantizeLinear(Conv(DequantizeLinear(q, s, z), DequantizeLinear(w, t, v), DequantizeLinear(b, s·t)), u, o)`
+    After:  `y = QuantizeLinear(Conv(x, k, c), u, o)`, x = DequantizeLinear(q, s, z), k = DequantizeLinear(w, t, v),
+            c = DequantizeLinear(b, s·t)
 
-    And the same of ConvInteger and QLinearMatMul. The integers are the same; products are added up in float.
+    And the same of ConvInteger, QLinearMatMul, and onnxruntime's operators of `MICROSOFT`. The integers are the same;
+    products are added up in float.
     """
     count = 0
-    for node in g.nodes(model, *_RULES):
-        if node.graph is not None:
-            count += _RULES[node.op_type](node)
+    for graph in g.graphs(model):
+        for node in list(graph):
+            rule = _RULES.get((node.domain, node.op_type))
+            if rule is not None and node.graph is not None:
+                count += rule(node)
+    if count and not any(n.domain == MICROSOFT for n in model.graph.all_nodes()):
+        model.graph.opset_imports.pop(MICROSOFT, None)
     return count
 
 
@@ -104,48 +110,84 @@ def _weight(node: ir.Node, w: ir.Value, scale: ir.Value, zero: ir.Value | None, 
         return None
     each = steps.size > 1 or (start is not None and start.size > 1)
     shape = (dims[axis],) if each else ()
-    flat = _constant(node, np.broadcast_to(steps.reshape(-1) if each else steps.reshape(()), shape).copy(), f"{w.name}_step")
-    origin = None
-    if start is not None:
-        origin = _constant(
-            node, np.broadcast_to(start.reshape(-1) if each else start.reshape(()), shape).copy(), f"{w.name}_start"
-        )
+
+    def spread(array: np.ndarray, hint: str) -> ir.Value:
+        flat = np.broadcast_to(array.reshape(-1) if each else array.reshape(()), shape)
+        return _constant(node, flat.copy(), f"{w.name}_{hint}")
+
+    flat = spread(steps, "step")
+    origin = None if start is None else spread(start, "start")
     return _read(node, w, flat, origin, axis if each else None, f"{w.name}__dense")
 
 
 # --- operators that round their results -------------------------------------------------------------------------------
 
 
-def _rounding(node: ir.Node) -> bool:
-    """QLinearConv, QLinearMatMul."""
-    conv = node.op_type == "QLinearConv"
-    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = node.inputs[:8]
-    bias = _input(node, 8)
-    if any(v is None for v in (a, a_scale, b, b_scale, scale)):
-        return False
-    assert a is not None and a_scale is not None and b is not None and b_scale is not None and scale is not None
+def _linear(node: ir.Node) -> bool:
+    """QLinearConv, QLinearMatMul, QGemm."""
+    op = {"QLinearConv": "Conv", "QLinearMatMul": "MatMul", "QGemm": "Gemm"}[node.op_type]
+    gemm = op == "Gemm"
+    a, a_scale, a_zero, b, b_scale, b_zero = node.inputs[:6]
+    scale, zero = _input(node, 7 if gemm else 6), _input(node, 8 if gemm else 7)
+    bias = _input(node, 6 if gemm else 8)
     rank, out = g.rank(b), node.outputs[0]
-    if rank is None:
+    if a is None or a_scale is None or b is None or b_scale is None or rank is None:
         return False
-    axes: tuple[int | None, int] = (None, 0 if conv else rank - 1)
-    if not conv and g.rank(a_scale):
-        axes = ((g.rank(a) or 2) - 2, axes[1])
-    x = _read(node, a, a_scale, a_zero, axes[0], f"{out.name}__rounded")
-    w = _read(node, b, b_scale, b_zero, axes[1] if _many(b_scale) else None, f"{out.name}__weight")
-    operands = [x, w]
+    first_out = op == "Conv" or (gemm and bool(g.attr(node, "transB", 0)))
+    rows = (g.rank(a) or 2) - 2 if _many(a_scale) and op == "MatMul" else None
+    columns = (0 if first_out else rank - 1) if _many(b_scale) else None
+    operands = [
+        _read(node, a, a_scale, a_zero, rows, f"{out.name}__rounded"),
+        _read(node, b, b_scale, b_zero, columns, f"{out.name}__weight"),
+    ]
     if bias is not None:
-        steps = (g.const(a_scale), g.const(b_scale))
+        steps = g.const(a_scale), g.const(b_scale)
         if steps[0] is None or steps[1] is None:
             return False
         step = _constant(node, np.asarray(steps[0] * steps[1], np.float32), f"{out.name}__bias_step")
         operands.append(_read(node, bias, step, None, 0 if _many(step) else None, f"{out.name}__bias"))
-    attributes = {k: v.value for k, v in node.attributes.items()}
-    op, hint = "Conv" if conv else "MatMul", f"{out.name}__exact"
-    made = g.insert_before(node, op, operands, attributes, hint=hint).outputs[0]
-    made.type, made.shape = ir.TensorType(FLOAT), out.shape
-    inputs = [made, scale] if zero is None else [made, scale, zero]
-    g.replace_node(node, g.insert_before(node, "QuantizeLinear", inputs, like=out).outputs[0])
+    _round(node, op, operands, scale, zero)
     return True
+
+
+def _pointwise(node: ir.Node) -> bool:
+    """Operators of one or two quantized tensors: (x, scale, zero) for each, then the result's scale and zero point."""
+    op, count = _POINTWISE[node.op_type]
+    if g.attr(node, "channels_last", 0):
+        return False
+    operands = [_read_at(node, 3 * i) for i in range(count)]
+    _round(node, op, operands, _input(node, 3 * count), _input(node, 3 * count + 1))
+    return True
+
+
+def _concat(node: ir.Node) -> bool:
+    """QLinearConcat: the result's scale and zero point come first."""
+    operands = [_read_at(node, i) for i in range(2, len(node.inputs), 3)]
+    _round(node, "Concat", operands, _input(node, 0), _input(node, 1))
+    return True
+
+
+def _read_at(node: ir.Node, i: int) -> ir.Value:
+    q, scale = node.inputs[i], node.inputs[i + 1]
+    assert q is not None and scale is not None
+    return _read(node, q, scale, _input(node, i + 2), None, f"{node.outputs[0].name}__rounded")
+
+
+def _round(node: ir.Node, op: str, operands: list[ir.Value], scale: ir.Value | None, zero: ir.Value | None) -> None:
+    """The float operator in the place of `node`, and its result rounded, if that has a scale."""
+    out = node.outputs[0]
+    attributes = {k: v.value for k, v in node.attributes.items() if k not in ("channels_last", "opset")}
+    made = g.insert_before(node, op, operands, attributes, hint=f"{out.name}__exact").outputs[0]
+    made.type, made.shape = ir.TensorType(FLOAT), out.shape
+    if scale is not None:
+        inputs = [made, scale] if zero is None else [made, scale, zero]
+        made = g.insert_before(node, "QuantizeLinear", inputs, hint=f"{out.name}__integer").outputs[0]
+        made.type, made.shape = ir.TensorType(_kind(zero)), out.shape
+    g.replace_node(node, made)
+
+
+def _kind(zero: ir.Value | None) -> ir.DataType:
+    return ir.DataType.UINT8 if zero is None or zero.dtype is None else zero.dtype
 
 
 def _many(value: ir.Value) -> bool:
@@ -153,9 +195,21 @@ def _many(value: ir.Value) -> bool:
     return bool(g.rank(value))
 
 
-_RULES: dict[str, Callable[[ir.Node], bool]] = {
-    "MatMulInteger": _sum,
-    "ConvInteger": _sum,
-    "QLinearConv": _rounding,
-    "QLinearMatMul": _rounding,
+MICROSOFT = "com.microsoft"
+
+_POINTWISE = {
+    "QLinearAdd": ("Add", 2), "QLinearMul": ("Mul", 2), "QLinearSigmoid": ("Sigmoid", 1),
+    "QLinearLeakyRelu": ("LeakyRelu", 1), "QLinearGlobalAveragePool": ("GlobalAveragePool", 1),
+    "QLinearAveragePool": ("AveragePool", 1), "QLinearSoftmax": ("Softmax", 1),
+}  # fmt: skip
+"""onnxruntime's operator → the standard's, and how many tensors it reads (onnxruntime, docs/ContribOperators.md)."""
+
+_RULES: dict[tuple[str, str], Callable[[ir.Node], bool]] = {
+    ("", "MatMulInteger"): _sum,
+    ("", "ConvInteger"): _sum,
+    ("", "QLinearConv"): _linear,
+    ("", "QLinearMatMul"): _linear,
+    (MICROSOFT, "QGemm"): _linear,
+    (MICROSOFT, "QLinearConcat"): _concat,
+    **{(MICROSOFT, op): _pointwise for op in _POINTWISE},
 }
