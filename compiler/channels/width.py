@@ -163,18 +163,26 @@ def _plan(streams: Sequence[Stream], width: str, barred: Collection[ir.Node], ou
 
 def _readable(coupling: Coupling, stream: Stream) -> bool:
     """Whether what else reads the weights of the writers, as a head with tied embeddings, can't see what goes."""
-    todo = [(leaf.value, leaf.nodes) for leaf in stream.leaves]
+    todo = [(leaf.value, leaf.nodes, _ids(coupling, leaf)) for leaf in stream.leaves]
     while todo:
-        value, writers = todo.pop()
+        value, writers, own = todo.pop()
         for node, _ in value.uses():
             if node in writers:
                 continue
             if node.op_type in VIEWS and not node.domain:
-                todo.append((node.outputs[0], set()))
+                todo.append((node.outputs[0], set(), own))
                 continue
+            if any(np.isin(g.ids, own).any() for v in node.outputs for g in coupling.labels.get(v, ())):
+                return False  # what it makes of these slices is not zero, as its label says
             data = next((v for v in node.inputs if v is not None and v is not value and not is_const(v)), None)
             if node.domain or node.op_type not in READERS or data is None or attr(node, "transA", 0):
                 return False
             if not all(g.zero for g in coupling.labels.get(data, ())):
                 return False
     return True
+
+
+def _ids(coupling: Coupling, leaf: Leaf) -> Ids:
+    """The ids over the channels of a constant that writes."""
+    found = [h.grid.ids for h in coupling.holds.get(leaf.value, ()) if h.grid.axes == (leaf.axis,)]
+    return found[0] if found else np.zeros(0, np.int64)

@@ -377,3 +377,18 @@ def test_an_output_that_is_no_stream_keeps_its_channels() -> None:
     net, y = post_norm_encoder(pooled=False)
     notes = coupled(net.model(y), "exact").closed
     assert len(notes) == 1 and "its channels are those of output" in notes[0]
+
+
+def test_a_weight_that_also_makes_what_has_to_be_zero() -> None:
+    """Written with the mean of what stays, its other product would not be: such a stream isn't filled."""
+    net = Net(x=("B", TOKENS_IN, 5))
+    shared = net.weight(5, SIZE)
+    stream = linear(net, layer_norm(net, net("MatMul", "x", shared)), SIZE, 3)
+    other = net("MatMul", net("Sin", "x"), shared)
+    scores = net("MatMul", other, net("Transpose", other, perm=[0, 2, 1]))
+    model = net.model(stream, scores)
+    assert count(Case.of(model, "exact")) == (0, 0)
+    assert any("looks at what goes" in why for why in coupled(model, "exact").closed)
+    case = Case.of(model, "padded")
+    assert count(case) == (0, SIZE)
+    removals(case)
