@@ -15,7 +15,7 @@ from ..compiler.errors import UsageError
 from ..compiler.graph import const
 from ..compiler.passbase import Context
 from ..compiler.quantization.feedback import choose
-from ..compiler.quantization.grids import Grid
+from ..compiler.quantization.grids import Grid, Sparse
 from .biases import own_bias
 from .weight_grid import Weight
 
@@ -74,7 +74,7 @@ def importance(array: np.ndarray, known: Moments | None) -> np.ndarray | None:
     return known.layer.shaped(found.astype(np.float32))
 
 
-def calibrated(array: np.ndarray, grid: Grid, known: Moments) -> Calibrated:
+def calibrated(array: np.ndarray, grid: Grid | Sparse, known: Moments) -> Calibrated:
     """The weight on the grid, with error feedback where it pays; and the bias, if there is one and a shift pays."""
     bias = own_bias(known.layer)
     found = choose(array, grid, known, bias=bias is not None)

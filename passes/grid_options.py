@@ -120,6 +120,24 @@ def spec_of_weight(
     return replace(spec, vector=vector, group=group), why
 
 
+def spec_of_zeros(spec: GridSpec, share: float, storage: Storage) -> tuple[GridSpec, str]:
+    """The same for a weight whose zeros are to stay, `share` of its elements; and why it is different.
+
+    A mask takes a bit for each element, and saves the bits of those that are zero.
+    """
+    bits = bits_of(spec)
+    pays = share * bits >= 1 or spec.scheme == "binary"
+    why = "its zeros stay, and a vector would have to be zero as a whole" if spec.vector > 1 else ""
+    return replace(spec, vector=1, zeros="apart" if storage.joint and pays else "within"), why
+
+
+def bits_of(spec: GridSpec) -> int:
+    """Bits of an index."""
+    return (
+        FORMATS[spec.scheme][0] if spec.scheme in FORMATS else {"ternary": 2, "binary": 1}.get(spec.scheme, spec.bits)
+    )
+
+
 def _divisor(count: int, most: int, multiple: int = 1) -> int:
     """The largest divisor of `count` from half of `most` to `most`, a multiple of `multiple`; 0 if there is none."""
     return next((d for d in range(most, max(1, most // 2 - 1), -1) if count % d == 0 and d % multiple == 0), 0)

@@ -14,14 +14,14 @@ from ..compiler.errors import EdgecError
 from ..compiler.passbase import Context, Pass
 from ..compiler.quantization import grids
 from ..compiler.quantization.gridfit import GridSpec, fit
-from ..compiler.quantization.points import FORMATS
 from ..compiler.quantization.scales import Unreachable
 from ..compiler.session import Session
 from ..compiler.synthesis import synthesise
 from ..compiler.weights import release, release_tensor
 from . import weight_grid
 from .calibrated import Calibrated, calibrated, importance, with_moments
-from .grid_options import Wish, spec_for, spec_of_weight
+from .grid_options import Wish, bits_of, spec_for, spec_of_weight, spec_of_zeros
+from .grid_search import MANY, zero_share
 from .noise_search import budget, decibels, noise_power, search
 
 MIN_SNR = 25.0
@@ -39,7 +39,7 @@ class Rounded:
     """
 
     tensor: ir.TensorProtocol
-    grid: grids.Grid
+    grid: grids.Grid | grids.Sparse
     biases: Mapping[str, ir.TensorProtocol] = field(default_factory=dict)
     loss: float | None = None
 
@@ -56,6 +56,8 @@ class RoundWeights(Pass):
     MatMul, LSTM, GRU and RNN, and a row of a table that Gather reads. Weights that are shared are rounded once, if
     their readers agree on the axis: an embedding that is, transposed, also the last matrix has a scale for each word.
     What the target can't store is not chosen, or the nearest to it is, and said. docs/quantization.md explains grids.
+    Zeros stay zeros where mask-weights made them, or where they are three eighths or more: the rest is rounded, to a
+    grid of its own where the target stores zeros apart and that saves bytes.
 
     When the outputs lose too much, the few weights that cost them most stay as they are, and are named; where no few
     are to blame, nothing is rounded.
@@ -109,12 +111,13 @@ class RoundWeights(Pass):
         """See the class. One weight is in memory at a time. Runs the model twice, at worst some 40 times."""
         spec, notes = spec_for(self._wish(), ctx.target)
         weights = weight_grid.weights(model, self.min_size) if spec else []
+        weights = [w for w in weights if weight_grid.KEPT not in w.value.meta]
         for note in notes if weights or spec is None else ():
             ctx.note(note)
         if spec is None:
             return 0
         rounded = self._all_rounded(model, weights, spec, ctx)
-        usual = max(MIN_SNR if _bits(spec) >= 8 else 0.0, 0.0 if ctx.min_snr is None else ctx.min_snr + MARGIN)
+        usual = max(MIN_SNR if bits_of(spec) >= 8 else 0.0, 0.0 if ctx.min_snr is None else ctx.min_snr + MARGIN)
         floor = usual if self.min_snr is None else self.min_snr
         for name in _spared(model, rounded, len(weights), floor, spec, ctx) if rounded and floor else ():
             del rounded[name]
@@ -148,6 +151,10 @@ def round_weight(weight: weight_grid.Weight, spec: GridSpec, ctx: Context, known
             return None
         shape, inputs = array.shape, weight_grid.inputs(weight)
         own, why = spec_of_weight(spec, shape, axis, inputs, ctx.target.storage)
+        share = zero_share(array)
+        if share >= MANY or isinstance(grids.read(weight.value), grids.Sparse):
+            own, other = spec_of_zeros(own, share, ctx.target.storage)
+            why = why or other
         grid = fit(array, axis, own, importance(array, known), inputs=inputs)
         result = calibrated(array, grid, known) if known is not None else Calibrated(grid.round(array))
         same = np.array_equal(result.array, array)
@@ -168,17 +175,11 @@ def round_weight(weight: weight_grid.Weight, spec: GridSpec, ctx: Context, known
 def lies_on(weight: weight_grid.Weight, array: np.ndarray, spec: GridSpec, axis: int) -> bool:
     """Whether a weight has been rounded to so few bits already, by us or, 8-bit integers, by anybody."""
     known = grids.read(weight.value)
-    if isinstance(known, grids.Grid) and known.bits <= _bits(spec) and known.indices(array) is not None:
+    if known is not None and known.bits <= bits_of(spec) and known.indices(array) is not None:
         return True
     if spec.scheme != "affine" or spec.bits != 8 or spec.per == "tensor" or not spec.symmetric:
         return False
     return bool(np.isfinite(array).all()) and weight_grid.recover(array, axis) is not None
-
-
-def _bits(spec: GridSpec) -> int:
-    return (
-        FORMATS[spec.scheme][0] if spec.scheme in FORMATS else {"ternary": 2, "binary": 1}.get(spec.scheme, spec.bits)
-    )
 
 
 def _spared(
@@ -206,8 +207,8 @@ def _spared(
     if not result.found:
         # Nothing rounded is better than something broken: this pass runs at the default level.
         ctx.note(
-            f"no weight is rounded: with {_bits(spec)}-bit weights the outputs would keep {decibels(whole)}, less than "
-            f"the {floor:.0f} dB wanted, and no few weights are to blame. Measured on "
+            f"no weight is rounded: with {bits_of(spec)}-bit weights the outputs would keep {decibels(whole)}, less "
+            f"than the {floor:.0f} dB wanted, and no few weights are to blame. Measured on "
             + ("the given inputs." if ctx.given else "synthesised inputs; with real ones (--inputs) it may do.")
         )
         return list(rounded)

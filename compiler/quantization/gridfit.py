@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import EdgecError
 from .cells import Cells, weighted_pieces
-from .grids import Affine, Grid, NumberFormat, Table
+from .grids import Affine, Grid, NumberFormat, Sparse, Table
 from .gridtables import fit_table
 from .kmeans import atoms
 from .points import FORMATS, on_cores
@@ -37,6 +37,8 @@ class GridSpec:
         group: channels that share a table; 0: all.
         vector: neighbouring channels that share an index into a table.
         search: choose scales for the least square error; else such that the largest number is reached.
+        zeros: what is zero stays so: `apart`, in a mask, and the grid is fitted to the rest; `within`, 0 is one of the
+            grid's numbers; "": zeros are numbers like others.
     """
 
     scheme: str = "affine"
@@ -47,6 +49,7 @@ class GridSpec:
     group: int = 0
     vector: int = 1
     search: bool = True
+    zeros: Literal["", "apart", "within"] = ""
 
 
 def fit(
@@ -55,8 +58,8 @@ def fit(
     spec: GridSpec,
     importance: np.ndarray | None = None,
     inputs: tuple[int, ...] = (),
-) -> Grid:
-    """The grid of that kind that suits a float32 weight best.
+) -> Grid | Sparse:
+    """The grid of that kind that suits a float32 weight best; `Sparse` where its zeros are to stay.
 
     `axis` is that of the outputs; `inputs` are those that are summed over, the first is cut into blocks (by default
     all others); `importance` broadcasts against the weight, and is not negative. Raises scales.Unreachable where
@@ -66,8 +69,18 @@ def fit(
     if importance is not None:
         importance = np.broadcast_to(np.asarray(importance, np.float32), array.shape)
     inputs = inputs or tuple(a for a in range(array.ndim) if a != axis)
+    if (spec.scheme, spec.zeros) in (("table", "apart"), ("binary", "apart"), ("binary", "within")):
+        # Of other grids 0 is a number, and they lose nothing by it.
+        others = (array != 0).astype(np.float32)
+        importance = others if importance is None else importance * others
+    grid = _fit(array, axis, spec, importance, inputs)
+    return Sparse(grid) if spec.zeros else grid
+
+
+def _fit(array: np.ndarray, axis: int, spec: GridSpec, importance: np.ndarray | None, inputs: tuple[int, ...]) -> Grid:
     if spec.scheme == "table":
-        return fit_table(array, axis, spec.bits, importance, spec.per != "tensor", spec.group, spec.vector)
+        scaled, zero = spec.per != "tensor", spec.zeros == "within"
+        return fit_table(array, axis, spec.bits, importance, scaled, spec.group, spec.vector, zero)
     if spec.scheme in ("float16", "bfloat16"):
         return NumberFormat(spec.scheme)
     cells = Cells(array.shape, axis, inputs, spec.block if spec.per == "block" else 0)

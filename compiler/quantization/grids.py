@@ -282,6 +282,15 @@ class Sparse:
 
     inner: Grid | None = None
 
+    @property
+    def bits(self) -> int:
+        """Bits of what is not zero."""
+        return 32 if self.inner is None else self.inner.bits
+
+    def round(self, array: np.ndarray) -> np.ndarray:
+        """The nearest numbers, float32; zeros stay."""
+        return array if self.inner is None else np.where(array != 0, self.inner.round(array), np.float32(0))
+
     def indices(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Mask (true: not zero) and indices on `inner`, both dense; those of zeros mean nothing. None: not on the grid.
 

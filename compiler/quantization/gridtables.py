@@ -24,49 +24,60 @@ MOST = 1e6
 
 
 def fit_table(
-    array: np.ndarray, axis: int, bits: int, importance: np.ndarray | None, scaled: bool, group: int, vector: int
+    array: np.ndarray,
+    axis: int,
+    bits: int,
+    importance: np.ndarray | None,
+    scaled: bool,
+    group: int,
+    vector: int,
+    zero: bool = False,
 ) -> Table:
-    """The table(s), float16, for a finite float32 weight. Raises scales.Unreachable beyond float16."""
+    """The table(s), float16, for a finite float32 weight; with `zero`, each of them holds 0 (not of vectors).
+
+    Raises scales.Unreachable beyond float16.
+    """
     channels = array.shape[axis]
-    step = group or max(1, channels)
-    tables, scales = [], []
-    for i in range(0, channels, step):
-        own = along(axis, slice(i, i + step))
-        weights = None if importance is None else importance[own]
-        table, scale = _fit(array[own], axis, 1 << bits, weights, scaled, vector)
-        tables.append(table)
-        scales.append(scale)
-    with np.errstate(over="ignore"):
-        packed = np.stack(tables).astype(np.float16)
-    if not np.isfinite(packed).all():
-        raise Unreachable("float16 does not hold its largest value, nor tables of it")
-    return Table(bits, packed, axis, group if group < channels else 0, np.concatenate(scales) if scaled else None)
-
-
-def _fit(
-    array: np.ndarray, axis: int, k: int, importance: np.ndarray | None, scaled: bool, vector: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """A table [k, vector] and the scales of the channels."""
-    part = _Part(array, axis, importance)
-    scales, share = np.ones((2, array.shape[axis]), np.float32)
+    whole = _Part(array, axis, importance)
+    scales, share = np.ones((2, channels), np.float32)
     if scaled:
-        peaks, squares = part.sizes()
+        peaks, squares = whole.sizes()
         scales = as_float16(np.where(peaks == 0, 1, peaks)).astype(np.float32)
         with np.errstate(all="ignore"):
             share = np.where(squares > 0, np.minimum(scales * scales / squares, MOST), 0).astype(np.float32)
     if vector > 1:
-        weights = np.broadcast_to(part.wide(share), array.shape)
-        weights = weights if importance is None else importance * weights
-        return cluster_vectors(array, axis, k, weights, scales, vector), scales.astype(np.float16)
-    table = _padded(cluster(part.atoms(scales, share), k), k)
-    for _ in range(TURNS if scaled and importance is not None else 0):
+        tables = cluster_vectors(array, axis, 1 << bits, importance, scales, share, vector, group)
+    else:
+        step = group or max(1, channels)
+        tables = np.empty((-(-channels // step), 1 << bits, 1))
+        for i in range(0, channels, step):
+            own = slice(i, i + step)
+            weights = None if importance is None else importance[along(axis, own)]
+            part = _Part(array[along(axis, own)], axis, weights)
+            tables[i // step, :, 0], scales[own] = _fit(part, 1 << bits, scales[own], share[own], scaled, zero)
+    with np.errstate(over="ignore"):
+        packed = tables.astype(np.float16)
+    if not np.isfinite(packed).all():
+        raise Unreachable("float16 does not hold its largest value, nor tables of it")
+    return Table(bits, packed, axis, group if group < channels else 0, scales.astype(np.float16) if scaled else None)
+
+
+def _fit(
+    part: _Part, k: int, scales: np.ndarray, share: np.ndarray, scaled: bool, zero: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """A table of `k` numbers and the scales of the channels."""
+    table = _table(part.atoms(scales, share), k, zero)
+    for _ in range(TURNS if scaled and part.importance is not None else 0):
         scales = part.refitted(scales, table)
-        table = _padded(cluster(part.atoms(scales, share), k), k)
-    return table[:, None], scales.astype(np.float16)
+        table = _table(part.atoms(scales, share), k, zero)
+    return table, scales
 
 
-def _padded(centres: np.ndarray, k: int) -> np.ndarray:
-    """Centres that a float16 table holds, the last repeated where there are fewer than `k`."""
+def _table(numbers: Atoms, k: int, zero: bool) -> np.ndarray:
+    """Centres that a float16 table holds, the last repeated where there are fewer than `k`; with `zero`, one is 0."""
+    centres = cluster(numbers, k)
+    if zero:
+        centres[np.abs(centres).argmin()] = 0
     with np.errstate(over="ignore"):
         rounded = centres.astype(np.float16)
     return np.append(rounded, np.repeat(rounded[-1:], k - len(rounded))).astype(np.float32)

@@ -16,6 +16,12 @@ BLOCK = 1 << 18
 BINS = 1 << 13
 """Bins in which `nearest_points` looks numbers up."""
 
+PIECE = 1 << 15
+"""Vectors that are compared with a point at a time."""
+
+MANY = 64
+"""Points from which one matrix product is faster than comparing with each."""
+
 FEW = 1 << 10
 """Elements up to which a table of bins is not worth the making."""
 
@@ -132,13 +138,66 @@ def _by_bins(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
 
 
 def nearest_vectors(array: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Index of the nearest of the `points` [k, d] for each vector of an array [..., d]."""
-    flat, wide = array.reshape(-1, array.shape[-1]), points.astype(np.float64)
-    half = (wide**2).sum(1) / 2
-    found = np.empty(len(flat), np.uint8)
-    for i in range(0, len(flat), 1 << 14):
-        found[i : i + (1 << 14)] = (flat[i : i + (1 << 14)].astype(np.float64) @ wide.T - half).argmax(1)
-    return found.reshape(array.shape[:-1])
+    """Index, uint8, of the nearest of at most 256 `points` [k, d] for each vector of an array [..., d]."""
+    flat = array.reshape(-1, array.shape[-1])
+    return nearest_of(flat.T[:, None], points[None])[0].reshape(array.shape[:-1])
+
+
+def nearest_of(lanes: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of `points` [groups, k, d] for vectors, d x groups x n: indices and square distances, groups x n.
+
+    A vector that is one of the points gets that, or an equal one.
+    """
+    d, groups, n = lanes.shape
+    found, far = np.zeros((groups, n), np.uint8), np.empty((groups, n), np.float32)
+    if points.shape[1] >= MANY:
+        for g in range(groups):
+            found[g] = _by_products(lanes[:, g], points[g])
+            chosen = points[g].astype(np.float32)[found[g]]
+            far[g] = sum(np.square(lanes[j, g] - chosen[:, j]) for j in range(d))
+        return found, far
+    step = max(1, PIECE // groups)
+    for i in range(0, n, step):
+        some = slice(i, i + step)
+        _one_by_one(lanes[..., some], points.astype(np.float32), found[:, some], far[:, some])
+    return found, far
+
+
+def _by_products(lanes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The largest x c - c c / 2, for many points c. In double precision: neighbours in float16 are told apart."""
+    d, n = lanes.shape
+    wide = points.astype(np.float64)
+    factors = np.concatenate([wide.T, -(wide**2).sum(1)[None] / 2])
+    step = max(1, 8 * PIECE // len(points))
+    ones = np.ones((step, d + 1))
+    found = np.empty(n, np.uint8)
+    for i in range(0, n, step):
+        some = lanes[:, i : i + step]
+        ones[: some.shape[1], :d] = some.T
+        found[i : i + step] = (ones[: some.shape[1]] @ factors).argmax(1)
+    return found
+
+
+def _one_by_one(lanes: np.ndarray, points: np.ndarray, found: np.ndarray, far: np.ndarray) -> None:
+    """Fill `found` and `far`, comparing with one point after the other."""
+    wide = points[..., None]
+    own = np.ascontiguousarray(lanes)
+    distance, part = np.empty(own.shape[1:], np.float32), np.empty(own.shape[1:], np.float32)
+    best, place = np.full_like(distance, np.inf), np.zeros(distance.shape, np.uint8)
+    less = np.empty(distance.shape, bool)
+    number = np.empty(distance.shape, np.uint8)
+    for i in range(points.shape[1]):
+        np.subtract(own[0], wide[:, i, 0], out=distance)
+        np.multiply(distance, distance, out=distance)
+        for j in range(1, len(own)):
+            np.subtract(own[j], wide[:, i, j], out=part)
+            np.multiply(part, part, out=part)
+            distance += part
+        np.less(distance, best, out=less)
+        np.multiply(less.view(np.uint8), np.uint8(i), out=number)
+        np.maximum(place, number, out=place)  # Later points have larger numbers.
+        np.minimum(best, distance, out=best)
+    found[...], far[...] = place, best
 
 
 def along(axis: int, part: slice) -> tuple[slice, ...]:

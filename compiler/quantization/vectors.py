@@ -1,54 +1,114 @@
-"""k-means of short vectors: neighbouring channels that share an index into a table."""
+"""k-means of short vectors: neighbouring channels that share an index into a table. Many tables at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from .points import lanes, nearest_vectors
+from .points import nearest_of
 
-SAMPLE = 1 << 15
-"""Vectors that centres are looked for among; evenly taken from all."""
+SAMPLE, ENOUGH = 1 << 13, 128
+"""Vectors that the centres of a table are looked for among, evenly taken from all: in all, or if more for each."""
 
-STEPS = 25
+SEEDS = 32
+"""Vectors for each centre that the first centres are chosen of."""
+
+STEPS = 15
+
+GAIN = 5e-4
+"""Of the square error: what a step must gain for another one."""
+
+BATCH = 1 << 17
+"""Vectors that are worked on at a time: they fit a cache."""
 
 
 def cluster_vectors(
-    array: np.ndarray, axis: int, k: int, importance: np.ndarray | None, scales: np.ndarray, vector: int
+    array: np.ndarray,
+    axis: int,
+    k: int,
+    importance: np.ndarray | None,
+    scales: np.ndarray,
+    share: np.ndarray,
+    vector: int,
+    group: int = 0,
 ) -> np.ndarray:
-    """`k` centres [k, vector] of the vectors along `axis` in units of the scales.
+    """`k` centres for each `group` of channels (0: all), [groups, k, vector], in units of the channels' scales.
 
-    Lloyd's steps from centres that k-means++ chose (Arthur and Vassilvitskii, SODA 2007), always the same. Of the
-    importance of its elements a vector has the mean.
+    Lloyd's steps from centres that k-means++ chose (Arthur and Vassilvitskii, SODA 2007), always the same. An error of
+    a channel counts its `share`, times its importance; of the elements of a vector, the mean.
     """
-    flat = lanes(array, axis, vector).reshape(-1, vector)
-    every = max(1, len(flat) // SAMPLE)
-    unit = lanes(
-        np.broadcast_to(scales.reshape([-1 if a == axis else 1 for a in range(array.ndim)]), array.shape), axis, vector
-    )
-    some = (flat[::every] / unit.reshape(-1, vector)[::every]).astype(np.float64)
-    mass = np.ones(len(some))
-    if importance is not None:
-        mass = lanes(importance, axis, vector).reshape(-1, vector)[::every].mean(1, dtype=np.float64)
-    centres = _seeded(some, mass, k)
+    channels = array.shape[axis]
+    rows = np.moveaxis(array, axis, 0)
+    weights = None if importance is None else np.moveaxis(importance, axis, 0)
+    found = []
+    step = group or channels
+    most = max(SAMPLE, ENOUGH * k)
+    each = step // vector * max(1, rows[0].size)
+    many = max(1, BATCH // min(most, each))
+    for some in _batches(channels, step, many):
+        size = min(step, some.stop - some.start)
+        every = max(1, size // vector * rows[0].size // most)
+        own = _lanes(rows[some], scales[some], size, vector)[..., ::every]
+        mass = _lanes(np.broadcast_to(np.float32(1), rows[some].shape) if weights is None else weights[some],
+                      1 / np.maximum(share[some], np.float32(1e-30)), size, vector)[..., ::every].mean(0)  # fmt: skip
+        found.append(_clustered(np.ascontiguousarray(own), mass, k))
+    return np.concatenate(found)
+
+
+def _batches(channels: int, step: int, many: int) -> Iterator[slice]:
+    """Channels of `many` groups each; a last, smaller group is by itself."""
+    whole = channels // step * step
+    for i in range(0, whole, many * step):
+        yield slice(i, min(i + many * step, whole))
+    if whole < channels:
+        yield slice(whole, channels)
+
+
+def _lanes(rows: np.ndarray, scales: np.ndarray, size: int, vector: int) -> np.ndarray:
+    """Rows over their scales as vector x groups of `size` rows x vectors."""
+    scaled = rows.reshape(len(rows), -1) / scales[:, None]
+    lanes = scaled.reshape(len(rows) // size, size // vector, vector, -1)
+    return np.asarray(lanes.transpose(2, 0, 1, 3).reshape(vector, len(rows) // size, -1))
+
+
+def _clustered(lanes: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
+    """Centres [groups, k, vector] of vectors, vector x groups x n, that count their mass, groups x n."""
+    groups = lanes.shape[1]
+    some = slice(None, None, max(1, lanes.shape[2] // (SEEDS * k)))
+    centres = _seeded(np.ascontiguousarray(lanes[..., some]), mass[:, some], k)
+    weight = mass.astype(np.float64)
+    first = (np.arange(groups) * k)[:, None]
+    last = np.inf
     for _ in range(STEPS):
-        place = nearest_vectors(some, centres)
-        weight = np.bincount(place, mass, k)
-        sums = np.stack([np.bincount(place, mass * some[:, j], k) for j in range(vector)], 1)
-        new = np.where(weight[:, None] > 0, sums / np.maximum(weight, 1e-300)[:, None], centres)
-        if np.array_equal(new, centres):
+        place, far = nearest_of(lanes, centres)
+        lost = float((far * weight).sum())
+        if lost == 0 or (last - lost <= GAIN * last and lost < last < np.inf):
             break
-        centres = new
+        last = lost
+        at = (place + first).ravel()
+        total = np.bincount(at, weight.ravel(), groups * k).reshape(groups, k)
+        sums = [np.bincount(at, (weight * own).ravel(), groups * k).reshape(groups, k) for own in lanes]
+        new = np.stack(sums, -1) / np.maximum(total, 1e-300)[..., None]
+        centres = np.where(total[..., None] > 0, new, centres).astype(np.float32)
     return centres
 
 
-def _seeded(some: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
-    """`k` of the vectors, far from each other; repeated where there are fewer."""
+def _seeded(lanes: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
+    """`k` of the vectors of each group, far from each other; repeated where there are fewer."""
+    vector, groups, _ = lanes.shape
     rng = np.random.default_rng(0)
-    found = np.empty((k, some.shape[1]))
-    found[0] = some[int(np.argmax(mass))]
-    far = np.full(len(some), np.inf)
-    for i in range(1, k):
-        np.minimum(far, ((some - found[i - 1]) ** 2).sum(1), out=far)
-        odds = np.cumsum(far * mass)
-        found[i] = some[int(np.searchsorted(odds, rng.random() * odds[-1], side="right")) if odds[-1] > 0 else 0]
+    found = np.empty((groups, k, vector), np.float32)
+    every = np.arange(groups)
+    place = mass.argmax(1)
+    far = np.full(mass.shape, np.inf, np.float32)
+    for i in range(k):
+        found[:, i] = lanes[:, every, place].T
+        distance = np.square(lanes[0] - found[:, i, 0, None])
+        for j in range(1, vector):
+            distance += np.square(lanes[j] - found[:, i, j, None])
+        np.minimum(far, distance, out=far)
+        odds = np.cumsum(far * mass, axis=1, dtype=np.float64)
+        place = np.minimum((odds <= rng.random() * odds[:, -1:]).sum(1), odds.shape[1] - 1)
+        place[odds[:, -1] <= 0] = 0
     return found

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgec.compiler.quantization import kmeans
 from edgec.compiler.quantization.kmeans import Atoms, Histogram, atoms, cluster, distortion
-from edgec.compiler.quantization.points import nearest_points
+from edgec.compiler.quantization.points import nearest_of, nearest_points
 from edgec.compiler.quantization.vectors import cluster_vectors
 
 
@@ -126,17 +126,46 @@ def test_vectors_beat_numbers_of_as_many_bits_where_neighbours_go_together() -> 
     w = rng.normal(size=(64, 128)).astype(np.float32)
     w[1::2] = w[::2] + 0.1 * rng.normal(size=(32, 128)).astype(np.float32)
     ones = np.ones(64, np.float32)
-    table = cluster_vectors(w, 0, 16, None, ones, 2)
+    table = cluster_vectors(w, 0, 16, None, ones, ones, 2)[0]
     assert table.shape == (16, 2)
     pairs = np.stack([w[::2], w[1::2]], -1).reshape(-1, 2)
     error = ((pairs[:, None] - table) ** 2).sum(2).min(1).mean() / 2
     numbers = atoms(w)
     assert error < 0.6 * distortion(numbers, cluster(numbers, 4)) / w.size, "4 bits for two, 2 bits for one"
-    assert np.array_equal(table, cluster_vectors(w, 0, 16, None, ones, 2))
+    assert np.array_equal(table, cluster_vectors(w, 0, 16, None, ones, ones, 2)[0])
     w[:, :4] += 5
     heavy = np.where(np.arange(128) < 4, np.float32(1000), np.float32(0.001))
-    seen = cluster_vectors(w, 0, 16, np.broadcast_to(heavy, w.shape), ones, 2)
+    seen = cluster_vectors(w, 0, 16, np.broadcast_to(heavy, w.shape), ones, ones, 2)[0]
     few = np.stack([w[::2, :4], w[1::2, :4]], -1).reshape(-1, 2)
-    plain = cluster_vectors(w, 0, 16, None, ones, 2)
+    plain = cluster_vectors(w, 0, 16, None, ones, ones, 2)[0]
     lost = [((few[:, None] - t) ** 2).sum(2).min(1).mean() for t in (plain, seen)]
     assert lost[1] < 0.7 * lost[0], "what counts more gets more of the table"
+
+
+def test_tables_of_groups_are_fitted_together_as_each_alone() -> None:
+    """Groups are clustered many at a time, the last one being smaller: each as if it were alone."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(22, 6, 3)).astype(np.float32)
+    scales, share = rng.uniform(0.5, 2, (2, 22)).astype(np.float32)
+    whole = cluster_vectors(w, 0, 4, None, scales, share, 2, 8)
+    assert whole.shape == (3, 4, 2)
+    for g in range(3):
+        own = slice(8 * g, 8 * g + 8)
+        alone = cluster_vectors(w[own], 0, 4, None, scales[own], share[own], 2)[0]
+        np.testing.assert_allclose(whole[g], alone, rtol=1e-5)
+
+
+@given(st.integers(1, 80), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_the_nearest_vectors_are_the_nearest(k: int, d: int, groups: int, seed: int) -> None:
+    """By comparing with each and by a product; a vector that is a point gets it, neighbours in float16 too."""
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(groups, k, d)).astype(np.float16)
+    points[:, k // 2 :] = np.nextafter(points[:, : k - k // 2], np.float16(9))
+    table = points.astype(np.float32)
+    lanes = np.concatenate([table, rng.normal(size=(groups, 50, d)).astype(np.float32)], 1).transpose(2, 0, 1)
+    found, far = nearest_of(lanes, points)
+    chosen = np.take_along_axis(table, found[..., None].astype(int), 1).transpose(2, 0, 1)
+    assert np.array_equal(chosen[..., :k], lanes[..., :k]), "on the table"
+    exact = np.square(lanes[..., None].astype(np.float64) - table.transpose(2, 0, 1)[:, :, None]).sum(0)
+    np.testing.assert_allclose(far, exact.min(-1), rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(np.square(lanes - chosen).sum(0), exact.min(-1), rtol=1e-4, atol=1e-9)
