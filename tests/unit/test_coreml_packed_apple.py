@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from packedforms import FORMS, arrays, packed
 
 from edgec.backends.coreml import BACKEND
 from edgec.compiler import shapes
 from edgec.compiler.backend import EmitOptions
+from edgec.compiler.cli import main
 from edgec.compiler.session import Session
 from edgec.compiler.targets import find_target
 from edgec.formats.mlpackage import open_package
 from edgec.frontends.coreml import load
 from edgec.frontends.coreml.check import check as faults
 from edgec.frontends.coreml.lifter import main_function
+from edgec.frontends.onnx import load as load_onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -59,6 +62,22 @@ def palettize(ct: Any, model: Any, joint: bool = False, **options: Any) -> Any:
     """With evenly spaced tables: its k-means needs scikit-learn."""
     chosen = config(ct, "OpPalettizerConfig", mode="uniform", **options)
     return ct.optimize.coreml.palettize_weights(model, chosen, joint_compression=joint)
+
+
+def vectors(ct: Any, model: Any, bits: int, dim: int, groups: int = 1) -> Any:
+    """A program of its own: what coremltools chooses such tables with needs scikit-learn as well."""
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import types
+
+    rng, kind = np.random.default_rng(0), types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
+    indices = rng.integers(0, 1 << bits, (32 // dim, 16, 3, 3)).astype(kind)
+    lut = rng.normal(size=(groups, 1, 1, 1, 1 << bits, dim)).astype(np.float16)
+
+    @mb.program(input_specs=[mb.TensorSpec((1, 16, 5, 5), dtype=types.fp16)], opset_version=ct.target.iOS18)  # type: ignore[untyped-decorator]
+    def made(x: Any) -> Any:
+        return mb.conv(x=x, weight=mb.constexpr_lut_to_dense(indices=indices, lut=lut, vector_axis=0), pad_type="valid")
+
+    return ct.convert(made, minimum_deployment_target=ct.target.iOS18, skip_model_load=True)
 
 
 def prune(ct: Any, model: Any, **options: Any) -> Any:
@@ -117,10 +136,14 @@ def compressed(ct: Any, steps: list[Step], target: str, path: Path) -> np.ndarra
 
 def run(path: Path) -> np.ndarray:
     model = load(path)
-    value = model.graph.inputs[0]
-    x = np.random.default_rng(1).normal(size=(1, 16, 5, 5)).astype(value.dtype.numpy())  # type: ignore[union-attr]
-    (found,) = Session(model).run({value.name or "": x}).values()
+    (found,) = Session(model).run({model.graph.inputs[0].name or "": inputs(model)}).values()
     return found.astype(np.float32)
+
+
+def inputs(model: ir.Model) -> np.ndarray:
+    kind = model.graph.inputs[0].dtype
+    assert kind is not None
+    return np.random.default_rng(1).normal(size=(1, 16, 5, 5)).astype(kind.numpy())
 
 
 def operators(path: Path) -> list[str]:
@@ -150,6 +173,38 @@ def test_the_same_operators_and_bytes(ct: Any, name: str, tmp_path: Path) -> Non
     twice = [a for a in arrays(theirs) if "sparse" in name and len(steps) == 2 and a[0].endswith("to_dense.mask")]
     assert sorted([*arrays(ours), *twice]) == arrays(theirs)
     np.testing.assert_array_equal(run(ours), got)
+
+
+VECTORS: dict[str, tuple[str, list[Step]]] = {
+    "ios18 vectors of 2": ("ios18", [(vectors, {"bits": 4, "dim": 2})]),
+    "ios18 vectors of 4 in groups": ("ios18", [(vectors, {"bits": 3, "dim": 4, "groups": 4})]),
+    "ios18 sparse 2:4 int4 in blocks": ("ios18", [
+        (prune, {"n_m_ratio": (2, 4)}),
+        (quantize, {"joint": True, "dtype": "int4", "granularity": "per_block", "block_size": 8})]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*CASES, *LIFTED, *VECTORS])
+def test_what_is_compressed_stays_so_through_the_compiler(ct: Any, name: str, tmp_path: Path) -> None:
+    """From the command line: the same numbers in no more bytes of weights, as a package and as ONNX."""
+    target, steps = {**CASES, **VECTORS}.get(name) or ("ios18", LIFTED[name])
+    theirs = tmp_path / "theirs.mlpackage"
+    compressed(ct, steps, target, theirs)
+    expected, stored = run(theirs), sum(len(data) for _, _, data in arrays(theirs))
+    ours = tmp_path / "ours.mlpackage"
+    assert main([str(theirs), "-O1", "--target", target, "--io", "fp16", "-o", str(ours)]) == 0
+    np.testing.assert_array_equal(run(ours), expected)
+    last = ("to_dense", "shift_scale", "dequantize")
+    assert sum(any(x in o for x in last) for o in operators(ours)) >= 1 + ("vectors" not in name)
+    # A table of integers becomes one of float16.
+    assert sum(len(data) for _, _, data in arrays(ours)) <= stored + 2 * 16 * (name == "a table quantised itself")
+    onnx = tmp_path / "ours.onnx"
+    assert main([str(theirs), "-O1", "--target", "onnx", "-o", str(onnx)]) == 0
+    model = load_onnx(onnx)
+    (got,) = Session(model, bodies=True).run({model.graph.inputs[0].name or "": inputs(model)}).values()
+    np.testing.assert_allclose(got.astype(np.float32), expected, atol=2e-3 * np.abs(expected).max())
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    assert weights <= stored + 1024, "and scales in float32, a bias of zeros, shapes"
 
 
 @pytest.mark.parametrize("name", LIFTED)

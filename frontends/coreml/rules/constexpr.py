@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ..call import Call, Result, Unsupported, rule
 from ..graph import FLOAT, INT32, INT64, Builder
+from ..scaled_tables import note, scaled
 
 _UINT8, _UINT32 = ir.DataType.UINT8, ir.DataType.UINT32
 
@@ -101,9 +102,11 @@ def constexpr_cast(o: Call) -> Result:
 def constexpr_blockwise_shift_scale(o: Call) -> Result:
     """scale · (data − offset), one scale per block; the block size is data.shape / scale.shape."""
     literal = o.literal("data")
-    if literal is not None and o.type("data").dtype in ("int4", "uint4", "int8", "uint8"):
-        return _shifted(o, o.b.initializer(literal.stored(), literal.name), o.shape("data"))
-    return _shifted(o, o.value("data"), o.shape("data"))
+    packed = literal is not None and o.type("data").dtype in ("int4", "uint4", "int8", "uint8")
+    data = o.b.initializer(literal.stored(), literal.name) if literal is not None and packed else o.value("data")
+    found = _shifted(o, data, o.shape("data"))
+    note(o, found)
+    return found
 
 
 def _shifted(o: Call, data: ir.Value, shape: Sequence[int]) -> ir.Value:
@@ -119,7 +122,13 @@ def _shifted(o: Call, data: ir.Value, shape: Sequence[int]) -> ir.Value:
     if integers and same:
         if not blocked and len(split) <= 1:
             target = [shape[split[0]]] if split else []
-            scale, zero = o.b.reshape(o.value("scale"), target), _zero_point(o, target)
+            known = o.literal("scale")
+            scale = (
+                o.b.reshape(o.value("scale"), target)
+                if known is None
+                else o.b.constant(known.numpy().astype(np.float32).reshape(target))
+            )
+            zero = _zero_point(o, target)
             return o.b.op("DequantizeLinear", data, scale, zero, axis=split[0] if split else 0)
         if len(blocked) == 1 and not whole:
             axis = blocked[0]
@@ -169,6 +178,11 @@ def constexpr_lut_to_dense(o: Call) -> Result:
     b = o.b
     if o.opset >= 8:
         dims, axes = o.shape("indices"), _group_axes(o)
+        made = scaled(o, "lut")
+        parts = None if made is None or o.literal("indices") is None else made.parts()
+        if made is not None and parts is not None:
+            b.root.spare = True
+            return _scaled_look_up(o, dims, made.half, *parts)
         if len(axes) > 1 or o.literal("indices") is None:
             return _look_up(o, o.value("indices"), dims)
         return _packed_look_up(o, _integers(o, "indices", dims), dims, axes)
@@ -182,6 +196,27 @@ def constexpr_lut_to_dense(o: Call) -> Result:
     else:
         indices = b.packed("UnpackBits", b.initializer(literal.stored(), literal.name), bits=bits, shape=shape)
     return _table_look_up(o, indices, shape, [1, entries, 1])
+
+
+def _scaled_look_up(
+    o: Call, dims: Sequence[int], half: bool, tables: np.ndarray, factors: np.ndarray | None
+) -> ir.Value:
+    """Entries of constant tables, of one axis at most, times factors for the slices of any axes."""
+    b, rank = o.b, len(dims)
+    axes = [a for a, n in enumerate(tables.shape[:-2]) if n > 1]
+    attributes = {"axis": axes[0], "group": dims[axes[0]] // tables.shape[axes[0]]} if axes else {}
+    shape, vector = list(dims), tables.shape[-1]
+    if vector > 1:
+        attributes["vector_axis"] = o.integer("vector_axis") % rank
+        shape[attributes["vector_axis"]] *= vector
+    entries = b.constant(tables.reshape(-1, *tables.shape[-2:]))
+    found = b.packed("LookupWeight", _integers(o, "indices", dims), entries, shape=shape, **attributes)
+    if factors is None:
+        return found
+    axis = next(a for a, n in enumerate(factors.shape) if n > 1)
+    scale = b.constant(factors.astype(np.float16 if half else np.float32))
+    found = b.packed("ScaleWeight", found, scale, axis=axis, block=1)
+    return b.round16(found) if half else found
 
 
 def _group_axes(o: Call) -> list[int]:
