@@ -54,9 +54,14 @@ class RemoveChannels(Pass):
         if not _may_have_some(model):
             return count
         with unshared(model):
-            while more := _silenced(model, ctx) + _removed(model, ctx):
-                count += more
-                if not _may_have_some(model):
+            whole = False
+            while True:
+                silenced = _silenced(model, ctx)
+                if whole and not silenced:
+                    break
+                removed, whole = _removed(model, ctx)
+                count += silenced + removed
+                if not silenced + removed or not _may_have_some(model):
                     break
         return count
 
@@ -96,14 +101,14 @@ def _silenced(model: ir.Model, ctx: Context) -> int:
     return sum(walk(model, ctx.scratch).run() for walk in (Constants, Twins, Unread))
 
 
-def _removed(model: ir.Model, ctx: Context) -> int:
-    """One round; what one removes may have been all that another wasn't zero at."""
-    coupling, found, dead = removable(model)
+def _removed(model: ir.Model, ctx: Context) -> tuple[int, bool]:
+    """One round, and whether it took all that was zero. If not, what stayed may be able to go after it."""
+    coupling, found, dead, whole = removable(model)
     if not (dead & ~found.bare).any():
-        return 0
+        return 0, whole
     for stream in coupling.streams:
         size, left = sizes(coupling, found, dead, stream)
         if stream.padded and left < size:
             what = f"{len(stream.norms)} normalisations like {stream.norms[0].node.name}"
             ctx.note(f"{what} go on counting {size} channels, {size - left} of them zeros: their mean is over all")
-    return Shrinking(model, coupling, dead[found.of], ctx.scratch).run()
+    return Shrinking(model, coupling, dead[found.of], ctx.scratch).run(), whole

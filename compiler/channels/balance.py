@@ -100,16 +100,17 @@ def _scale(leaf: Leaf, size: int) -> np.ndarray:
     return scale
 
 
-def removable(model: ir.Model) -> tuple[Coupling, Solution, Flags]:
-    """A model's coupling, solved, and the largest part that can go of what is masked."""
+def removable(model: ir.Model) -> tuple[Coupling, Solution, Flags, bool]:
+    """A model's coupling, solved, the largest part that can go of what is masked, and whether that is all of it."""
     unlike: set[ir.Node] = set()
     while True:
         coupling = coupled(model, "padded", unlike)
         found = solve(coupling)
-        dead = feasible(found, zero_classes(coupling, found))
+        zero = zero_classes(coupling, found)
+        dead = feasible(found, zero)
         wrong = unbalanced(coupling, found, dead)
         if not wrong:
-            return coupling, found, dead
+            return coupling, found, dead, not unlike and not (zero & ~dead).any()
         unlike.update(n.node for s in wrong for n in s.norms)
 
 

@@ -82,6 +82,8 @@ class Coupling:
     """Constants that the node at hand has put ids over → which axes."""
     opened: dict[ir.Node, Ids] = field(default_factory=dict)
     """Nodes that look at an axis as a whole and yet may lose some of it → the ids there."""
+    filled: set[ir.Node] = field(default_factory=set)
+    """Those of them at which what is masked need not be zero."""
     gates: dict[ir.Value, Ids] = field(default_factory=dict)
     """Softmaxes, and the k largest of logits, from which what is masked goes → the ids there."""
     positions: dict[ir.Value, Ids] = field(default_factory=dict)

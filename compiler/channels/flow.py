@@ -25,13 +25,14 @@ class Step:
 
     def __init__(self, flow: Flow, node: ir.Node) -> None:
         self.flow, self.node, self.coupling, self.atoms = flow, node, flow.coupling, flow.coupling.atoms
+        self._inputs = node.inputs
         self.claimed: set[tuple[int, int]] = set()
         self.placed: set[int] = set()
         self.read: set[int] = set()
 
     def value(self, i: int) -> ir.Value | None:
         """Input i, None where it is left out."""
-        return self.node.inputs[i] if i < len(self.node.inputs) else None
+        return self._inputs[i] if i < len(self._inputs) else None
 
     def const(self, i: int) -> ir.Value | None:
         """Input i where it is a constant, which the rule then answers for."""
@@ -121,6 +122,8 @@ class Step:
         if g is None or needs_zero is None or g.ids.ndim > 1 or (needs_zero and not g.zero):
             return None
         self.coupling.opened[self.node] = g.ids
+        if not g.zero:
+            self.coupling.filled.add(self.node)
         return g
 
     def emit(self, grids: Iterable[Grid], k: int = 0, meet: Zero = all) -> None:
@@ -155,9 +158,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 class Flow:
     """One pass over the nodes of a model, in order."""
 
-    def __init__(self, model: ir.Model, plan: Plan) -> None:
+    def __init__(self, model: ir.Model, plan: Plan, sizes: Sizes) -> None:
         self.coupling = Coupling(plan)
-        self.sizes = Sizes(model)
+        self.sizes = sizes
         self._dims, self.coupling.elements = self.coupling.dims, self.sizes.found
         self._shared: dict[ir.Value, list[set[int]]] = {}
         self._walk(model.graph)
@@ -185,17 +188,18 @@ class Flow:
     def _walk(self, graph: ir.Graph) -> None:
         """Graphs inside a node come before it; what they return keeps its shape, and so does what they are given."""
         for node in graph:
-            for inner in subgraphs(node):
+            inside = subgraphs(node)
+            for inner in inside:
                 self._walk(inner)
                 for output in inner.outputs:
                     self._freeze(output, f"{node.name} ({node.op_type}): '{output.name}' leaves the graph inside")
-            self._visit(node)
+            self._visit(node, plain=not inside)
 
-    def _visit(self, node: ir.Node) -> None:
+    def _visit(self, node: ir.Node, plain: bool) -> None:
         step = Step(self, node)
         self.coupling.touched = {}
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        known = RULES.get(name) if not any(True for _ in subgraphs(node)) else None
+        known = RULES.get(name) if plain else None
         if known is not None:
             try:
                 known(step)
@@ -247,11 +251,12 @@ class Flow:
         return [] if ids is None else [ids]
 
 
-def couple(model: ir.Model, plan: Plan | None = None) -> Coupling:
+def couple(model: ir.Model, plan: Plan | None = None, sizes: Sizes | None = None) -> Coupling:
     """Which slices of which weights and values go together. Reads no weight, only shapes and small integers.
 
-    Normalisations over the channels keep them all, but for what is planned; `width.coupled` makes the plan.
+    Normalisations over the channels keep them all, but for what is planned; `width.coupled` makes the plan. `sizes` are
+    the model's, where somebody has worked them out.
     """
     from . import rules  # noqa: F401  fills RULES
 
-    return Flow(model, plan or Plan()).coupling
+    return Flow(model, plan or Plan(), sizes or Sizes(model)).coupling

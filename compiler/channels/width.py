@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from ..cost.sizes import Sizes
 from ..errors import UsageError
 from ..graph import attr, is_const
 from .components import components
@@ -62,10 +63,14 @@ def coupled(model: ir.Model, width: str = "exact", unlike: Collection[ir.Node] =
     found = norms(model) if width != "none" else []
     if not found:
         return couple(model)
-    streams, outputs = _found(model, found, width == "padded")
+    sizes = Sizes(model)
+    free = couple(model, Plan({n: False for norm in found for n in norm.looks}), sizes)
+    free, streams, outputs = _found(model, found, free, sizes, width == "padded")
     barred = set(unlike)
     while True:
-        coupling = couple(model, _plan(streams, width, barred, outputs))
+        plan = _plan(streams, width, barred, outputs)
+        coupling = free if _is_free(plan, free) else couple(model, plan, sizes)
+        coupling.plan = plan
         wrong = [s for s in streams if s.leaves and not s.why and not _readable(coupling, s)]
         if not wrong:
             break
@@ -79,26 +84,37 @@ def coupled(model: ir.Model, width: str = "exact", unlike: Collection[ir.Node] =
     return coupling
 
 
-def _found(model: ir.Model, found: Sequence[Norm], padded: bool) -> tuple[list[Stream], frozenset[ir.Value]]:
+def _is_free(plan: Plan, free: Coupling) -> bool:
+    """Whether nothing of a plan could make a coupling other than that in which all may go."""
+    open_ = free.plan.open
+    return (
+        replace(free.plan, open=plan.open) == plan
+        and plan.open.keys() == open_.keys()
+        and not any(zero and n in free.filled for n, zero in plan.open.items())
+    )
+
+
+def _found(
+    model: ir.Model, found: Sequence[Norm], free: Coupling, sizes: Sizes, padded: bool
+) -> tuple[Coupling, list[Stream], frozenset[ir.Value]]:
     """The streams, and the outputs that are parts of them and may lose zeros: none but where streams are padded."""
-    everywhere = {n: False for norm in found for n in norm.looks}
-    streams = _streams(couple(model, Plan(everywhere)), found)
+    streams = _streams(free, found)
     if sum(len(s.norms) for s in streams) == len(found):
-        return streams, frozenset()
-    free = couple(model, Plan(everywhere, outputs=frozenset(model.graph.outputs)))
-    of = free.atoms.classes()
-    wider = _streams(free, found)
+        return free, streams, frozenset()
+    freer = couple(model, Plan(free.plan.open, outputs=frozenset(model.graph.outputs)), sizes)
+    of = freer.atoms.classes()
+    wider = _streams(freer, found)
     seen = {n.node for s in streams for n in s.norms}
     outputs: set[ir.Value] = set()
     for s in wider:
         if not any(n.node in seen for n in s.norms):
-            own = np.unique(np.concatenate([of[free.opened[n.looks[0]]] for n in s.norms]))
-            returned = [v for v in free.returned if meets(free, of, v, own)]
+            own = np.unique(np.concatenate([of[freer.opened[n.looks[0]]] for n in s.norms]))
+            returned = [v for v in freer.returned if meets(freer, of, v, own)]
             outputs.update(returned)
             if not padded and returned:
                 s.why = f"its channels are those of output '{returned[0].name}'"
                 streams.append(s)
-    return (wider, frozenset(outputs)) if padded else (streams, frozenset())
+    return (freer, wider, frozenset(outputs)) if padded else (free, streams, frozenset())
 
 
 def _streams(free: Coupling, found: Sequence[Norm]) -> list[Stream]:

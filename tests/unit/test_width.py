@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rulenet import Net, count, removals
 
 import passcheck
-from edgec.compiler.channels import balance
 from edgec.compiler.channels.feasible import feasible
+from edgec.compiler.channels.means import Mean
 from edgec.compiler.channels.width import coupled
 from edgec.compiler.errors import UsageError
 from edgec.passes.mask_channels import MaskChannels
@@ -299,7 +299,7 @@ def test_in_steps_what_went_first_stays_gone() -> None:
 def test_the_oracle_sees_a_mask_without_means(monkeypatch: pytest.MonkeyPatch) -> None:
     net, y = pre_norm(layer_norm)
     case = net.case(y, width="exact")
-    monkeypatch.setattr(balance, "fill", lambda *_: set())
+    monkeypatch.setattr(Mean, "write", lambda *_: None)
     with pytest.raises(AssertionError, match="differs by"):
         check_removal(case, case.dead(0.5))
 
