@@ -61,10 +61,12 @@ SHRINK = ("remove-channels", "remove-dead-code")
 STORE = ("round-weights{bits=8}", "pack-weights")
 
 O2 = (*O1, *SHRINK, *STORE)
-# As much as the budget allows: channels, with a share of what may be lost, then bits with the rest of it. -O3 goes for
-# speed, -Os for size, of small weights, too.
-O3 = (*O1, *SHRINK, "mask-within-budget", *SHRINK, "quantize{asked=true}", *STORE)
-Os = (*O1, *SHRINK, "mask-within-budget{of=bytes}", *SHRINK, "quantize{min_size=512,asked=true}", *STORE)
+# As much as the budget allows: channels, with a share of what may be lost, then bits with the rest of it, of small
+# weights, too. -O3 takes those channels that cost most time, -Os those that cost most bytes.
+BITS = ("quantize{min_size=512,asked=true}", "round-weights{bits=8}", "pack-weights{min_size=512}")
+
+O3 = (*O1, *SHRINK, "mask-within-budget", *SHRINK, *BITS)
+Os = (*O1, *SHRINK, "mask-within-budget{of=bytes}", *SHRINK, *BITS)
 
 LEVELS: dict[str, tuple[str, ...]] = {"O0": O0, "O1": O1, "O2": O2, "O3": O3, "Os": Os}
 

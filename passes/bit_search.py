@@ -19,6 +19,7 @@ from .sensitivity import Fits
 from .stored_forms import store
 from .weight_grid import KEPT
 
+
 @dataclass(frozen=True)
 class Limits:
     """What a plan may take: bytes of all constants, or bits of an average weight, and what the outputs may lose."""

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.calibration.streaming import Feeds
-from ..compiler.channels.sensitivity import DRAWS, samples
+from ..compiler.channels.sensitivity import samples
 from ..compiler.gradients.likelihood import TARGET, Head, attach, heads
 from ..compiler.gradients.reverse import SUFFIX, gradient
 from ..compiler.graph import const
@@ -24,6 +24,8 @@ from ..compiler.weights import release
 from .probe import Probe
 from .round_weights import Rounded
 
+DRAWS = 128
+"""Targets that are drawn at least, all samples together: the figure is then right to half a decibel."""
 GROUP = 1 << 26
 """Bytes of gradients that are held at once; those of one weight at least."""
 CHUNK = 1 << 20

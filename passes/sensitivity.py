@@ -8,7 +8,7 @@ held out. So a rounding that fits the samples too well does not look better than
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -94,10 +94,14 @@ class Fits:
         self.need((f, [b]) for f, b in pairs)
         return {f.name: f.rounded[b] for f, b in pairs}
 
-    def need(self, wanted: Iterator[tuple[Fitted, Sequence[int]]]) -> None:
-        """Round weights, to these bits, that are known from an earlier search only."""
+    def need(self, wanted: Iterable[tuple[Fitted, Collection[int]]]) -> None:
+        """Round weights, to these bits, that are known from an earlier search only.
+
+        To more bits, too, as then: what does best at one width is where the search at the next begins.
+        """
         missing = [(f, [b for b in bits if b not in f.rounded]) for f, bits in wanted]
-        self._fit([(f, bits) for f, bits in missing if bits], "rounding weights again")
+        again = [(f, [b for b in self._specs if b >= min(bits)]) for f, bits in missing if bits]
+        self._fit(again, "rounding weights again")
 
     def _recall(self, fitted: Fitted) -> bool:
         found = self.known.get("weight", fitted.name)
@@ -195,7 +199,7 @@ def _threads(jobs: int) -> int:
 def _scale(weight: Fitted, way: Alone, fits: Fits) -> float:
     """Noise at the outputs for each unit of error of the layer's outputs."""
     for bits in _measured(weight.nbytes):
-        fits.need(iter([(weight, [bits])]))
+        fits.need([(weight, [bits])])
         measured, seen = way.damage(weight.name, weight.rounded[bits]).noise, weight.losses[bits][1]
         scale = 0.0 if measured == 0 else measured / seen if seen > 0 else math.inf
         if measured <= LOUD:

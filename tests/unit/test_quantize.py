@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -14,17 +18,26 @@ import edgec
 from edgec.compiler.cost import weight_bytes
 from edgec.compiler.errors import UsageError
 from edgec.compiler.graph import const
+from edgec.compiler.guard.task import Task
 from edgec.compiler.passbase import Context
 from edgec.compiler.plugins import find_pass
 from edgec.compiler.quantization import grids
+from edgec.compiler.quantization.gridfit import GridSpec
 from edgec.compiler.verify import Comparison, compare_outputs
+from edgec.passes import weight_grid
+from edgec.passes.bit_budget import Plan
+from edgec.passes.bit_search import Search
+from edgec.passes.measurements import Measurements
 from edgec.passes.pack_weights import PackWeights
+from edgec.passes.probe import Behind, Damage, Probe, Switches, alone, some_runs
 from edgec.passes.quantize import Quantize
 from edgec.passes.round_weights import RoundWeights
+from edgec.passes.sensitivity import Fits, by_gradients, by_outputs
 from passcheck import check_pass, context, run
 
 WIDTH = 64
 UNEQUAL = (1.0, 0.03, 0.3, 0.01, 0.1, 0.003)
+SPECS = {b: GridSpec("table", b) for b in (2, 3, 4, 6)}
 MIX = np.random.default_rng(3).normal(size=(8, WIDTH))
 
 
@@ -224,6 +237,177 @@ def test_a_budget_that_all_weights_fit_leaves_them_as_they_are() -> None:
 def test_budgets_that_are_none_are_refused(options: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         find_pass(f"quantize{{{options}}}")
+
+
+def measured(model: ir.Model, ctx: Context, jobs: int = 1) -> dict[str, list[float]]:
+    """The noise of each weight at each width, by runs of the model."""
+    fits = Fits(model, weight_grid.weights(model, 2048), SPECS, ctx, ctx.scratch, Measurements(), jobs)
+    probe = Probe(model, some_runs(model, ctx))
+    return {f.name: [w.noise for w in c] for f, c in zip(fits.found, by_outputs(fits, probe, ctx), strict=True)}
+
+
+def given(x: np.ndarray) -> Context:
+    plain = context("onnx")
+    return Context(plain.target, plain.scratch, {"x": x}, True, runs=[{"x": x}])
+
+
+@pytest.mark.parametrize("costly", [False, True])
+def test_a_weight_alone_is_measured_as_by_the_whole_model(costly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases that change with it included: once with all weights for inputs, once from where the weight is read."""
+    model, ctx = network(), given(samples(40, 0))
+    fits = Fits(model, weight_grid.weights(model, 2048), SPECS, ctx, ctx.scratch, Measurements(), 1)
+    assert any(f.biases for f in fits.found)
+    probe = Probe(model, some_runs(model, ctx))
+    monkeypatch.setattr(probe, "costly", costly)
+    ways = list(alone(probe, [(f.name, sorted(f.biases)) for f in fits.found]))
+    assert sorted(i for i, _ in ways) == [0, 1, 2]
+    for i, way in ways:
+        assert isinstance(way, Behind if costly else Switches)
+        for rounded in fits.found[i].rounded.values():
+            name = fits.found[i].name
+            assert way.damage(name, rounded) == probe.damage({name: rounded})
+
+
+def test_several_cores_find_what_one_does() -> None:
+    one, three = (measured(network(), given(samples(40, 0)), jobs) for jobs in (1, 3))
+    assert list(one) == list(three)
+    for name, noises in one.items():
+        assert noises == pytest.approx(three[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_gradients_tell_the_noise_that_runs_measure(scores: bool) -> None:
+    """On outputs that are numbers, and on scores of classes; small enough for a second-order expansion."""
+    model = branches(UNEQUAL, rank=2)
+    ctx = given(normal(200, WIDTH))
+    fits = Fits(model, weight_grid.weights(model, 2048), SPECS, ctx, ctx.scratch, Measurements(), 1)
+    probe = Probe(model, some_runs(model, ctx), scores)
+    told, found = by_gradients(fits, probe, ctx), by_outputs(fits, probe, ctx)
+    for a, b in zip(told, found, strict=True):
+        assert [w.bits for w in a] == [w.bits for w in b]
+        for x, y in zip(a[1:-1], b[1:-1], strict=True):
+            assert abs(10 * np.log10(x.noise / y.noise)) < 3
+
+
+def test_by_fisher_gives_the_bits_that_by_output_gives() -> None:
+    x = normal(200, WIDTH)
+    found = {}
+    for by in ("output", "fisher"):
+        model = branches(UNEQUAL, rank=2)
+        Quantize(bits=4, by=by).run(model, given(x))  # type: ignore[arg-type]
+        found[by] = bits_of(model)
+    assert max(abs(found["output"][n] - found["fisher"][n]) for n in found["output"]) <= 2
+    assert found["fisher"]["w0"] > found["fisher"]["w5"]
+
+
+def test_what_can_not_be_differentiated_is_measured_by_runs_and_it_says_so() -> None:
+    body = "{ a = MatMul(x, w0) b = Reshape(a, square) y = Det(b) }"
+    text = f"(float[N,64] x) => (float[N] y) <int64[3] square = {{-1, 8, 8}}> {body}"
+    model, ctx = build(text, w0=normal(WIDTH, WIDTH)), given(normal(40, WIDTH))
+    assert Quantize(bits=4, by="fisher").run(model, ctx) == 1
+    assert any(n.startswith("by=output in place of fisher: ") and "Det" in n for n in ctx.notes)
+
+
+class Stopped(Exception):
+    """Somebody has pressed Ctrl-C."""
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, wanted = samples(60, 0), network()
+    Quantize(bits=3.5, jobs=1).run(wanted, given(x))
+    ran = Counter[str]()
+    for kind in (Switches, Behind):
+        monkeypatch.setattr(kind, "damage", _counted(kind.damage, ran))
+    plain = Probe.damage
+    monkeypatch.setattr(Probe, "damage", lambda self, rounded: ran.update(["plan"]) or plain(self, rounded))
+    for stop in (2, 4, 5, 8, 10_000):
+        model, ctx = network(), given(x)
+        left = iter(range(stop))
+
+        def progress(*_: object, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Stopped
+
+        ctx.progress = progress
+        with contextlib.suppress(Stopped):
+            Quantize(bits=3.5, resume=str(tmp_path / "found"), jobs=1).run(model, ctx)
+    assert bits_of(model) == bits_of(wanted)
+    for name in bits_of(wanted):
+        np.testing.assert_array_equal(const(model.graph.initializers[name]), const(wanted.graph.initializers[name]))
+    assert all(ran[name] == 1 for name in ("w0", "w1", "w2")), ran
+    before = ran.copy()
+    # A look at another budget measures its own plans only.
+    Quantize(bits=4.5, resume=str(tmp_path / "found"), jobs=1).run(network(), given(x))
+    assert ran["w0"] + ran["w1"] + ran["w2"] == 3
+    again, ctx = network(), given(x)
+    between = ran["plan"]
+    assert between > before["plan"]
+    Quantize(bits=3.5, resume=str(tmp_path / "found"), jobs=1).run(again, ctx)
+    assert ran["plan"] == between
+    assert bits_of(again) == bits_of(wanted)
+
+
+def _counted(damage: Callable[..., Damage], ran: Counter[str]) -> Callable[..., Damage]:
+    def counted(self: object, name: str, rounded: object) -> Damage:
+        ran[name] += 1
+        return damage(self, name, rounded)
+
+    return counted
+
+
+def test_it_says_how_far_it_is() -> None:
+    said: list[tuple[str, int, int]] = []
+    ctx = given(samples(40, 0))
+    ctx.progress = lambda *args: said.append(args)
+    Quantize(bits=4).run(network(), ctx)
+    assert [(k, n) for what, k, n in said if what == "rounding weights to all widths"] == [(1, 3), (2, 3), (3, 3)]
+    assert [(k, n) for what, k, n in said if what == "measuring weights one by one"] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_different_bits_that_measure_worse_than_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where noise does not add up as it is expected to, what is measured counts."""
+    plain = Search._damage
+
+    def worse(self: Search, plan: Plan, judge: bool = False) -> Damage:
+        found = plain(self, plan, judge)
+        return found if len({w.bits for w in plan}) == 1 else replace(found, noise=10.0)
+
+    monkeypatch.setattr(Search, "_damage", worse)
+    model, ctx = branches(UNEQUAL), context("onnx", {"x": normal(40, 5, WIDTH)})
+    Quantize(bits=4).run(model, ctx)
+    assert set(bits_of(model).values()) == {4}
+    assert any("no more noise is measured than with different ones" in n for n in ctx.notes)
+
+
+def test_a_metric_is_a_budget() -> None:
+    """Classes that the same layer without rounding gives: the fewer points may be lost, the more bits."""
+    text = "(float[N,64] x) => (float[N,16] y) { a = Gemm(x, w0) b = Relu(a) y = Gemm(b, w1) }"
+    original = build(text, w0=normal(WIDTH, 256) / 8, w1=normal(256, 16, seed=1) / 16)
+    x, other = normal(400, WIDTH), normal(400, WIDTH, seed=5)
+    labels = run(original, {"x": other})["y"].argmax(-1)
+    sizes = {}
+    for drop in (0.01, 0.1):
+        model, ctx = original.clone(), given(x)
+        ctx.metric = Task.of(original, "accuracy", {"x": other, "labels": labels})
+        Quantize(drop=drop).run(model, ctx)
+        right = (run(model, {"x": other})["y"].argmax(-1) == labels).mean()
+        assert 1 - drop <= right < 1 - drop / 10
+        PackWeights().run(model, context("onnx"))
+        sizes[drop] = weight_bytes(model)
+    assert sizes[0.1] < 0.85 * sizes[0.01]
+
+
+def test_a_metric_must_be_there_to_be_a_budget() -> None:
+    with pytest.raises(UsageError, match="give --metric"):
+        Quantize(drop=0.01).run(branches(UNEQUAL), context("onnx"))
+
+
+def test_unasked_it_rounds_nothing_by_synthesised_inputs() -> None:
+    ctx = context("onnx", {"x": normal(8, 5, WIDTH)})
+    assert Quantize(asked=True).run(branches(UNEQUAL), ctx) == 0
+    assert any("--inputs" in n for n in ctx.notes)
+    ctx.min_snr = 20.0
+    assert Quantize(asked=True).run(branches(UNEQUAL), ctx)
 
 
 def test_its_spec_makes_it_again() -> None:
