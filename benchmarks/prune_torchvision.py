@@ -30,7 +30,7 @@ GROUPED = ("regnet", "resnext")
 """Networks of grouped convolutions: half of the channels of every group go, as torch-pruning does it, not half of the
 groups. What is left is a quarter of the work, not half of it."""
 TITLE = "Half of the channels of torchvision's networks"
-PATIENCE = 600
+PATIENCE = 1800
 """Seconds for an export and torch-pruning together, and for edgec."""
 COLUMNS = {
     "model": "model", "mode": "exporter", "parameters": "parameters", "MACs": "MACs",

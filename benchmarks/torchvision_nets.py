@@ -9,6 +9,7 @@ channels of every group from the same network and run what is left.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from tests.corpus.exports import Net, prepare, write
 
 SIZES = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299, "ssd300": 300, "ssdlite320": 320}
 """How large images must be for networks that take no smaller ones, by the start of their name."""
+PATIENCE = 300
+"""Seconds of processor time for torch-pruning."""
 SMALL = 128
 """What all others get: ratios are the same as at 224, and there are many networks."""
 
@@ -107,12 +110,18 @@ def pruned(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
     return {"prune s": round(seconds, 2), "parameters": round(parameters / fewer, 2), "MACs": round(macs / less, 2)}
 
 
+def give_up(*_: object) -> None:
+    raise TimeoutError(f"no end in {PATIENCE} s of processor time")
+
+
 def main(name: str, out: str) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGPROF, give_up)
     size = next((n for start, n in SIZES.items() if name.startswith(start)), SMALL)
     net = Net(builder(name), builder(name), sizes=(size, size))
     model = prepare(net.build, net.example(batch=2))
     print(json.dumps(export(model, net, Path(out))), flush=True)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         found = pruned(model, net.example()[0])
     except Exception as e:  # whatever torch-pruning raises is its result
