@@ -157,7 +157,6 @@ def round_weight(weight: weight_grid.Weight, spec: GridSpec, ctx: Context, known
             why = why or other
         grid = fit(array, axis, own, importance(array, known), inputs=inputs)
         result = calibrated(array, grid, known) if known is not None else Calibrated(grid.round(array))
-        grid = result.grid or grid
         same = np.array_equal(result.array, array)
     except (Unreachable, EdgecError) as e:
         ctx.note(f"weight '{name}' is not rounded: {e}")
