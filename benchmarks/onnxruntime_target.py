@@ -1,11 +1,13 @@
 """What --target onnxruntime writes beside the same model in other forms: size, time, and what the outputs keep.
 
     python -m benchmarks.onnxruntime_target [NAME …] [--out docs/onnxruntime-table]
+    python -m benchmarks.onnxruntime_target --rows
 
 Run from the repository root with a Python that has edgec and pillow. A NAME is a task of `benchmarks.quantize_tasks`,
 or the path of an .onnx file, which gets random inputs. Every row is a file, run as onnxruntime runs it by default on
 one thread: the least processor time of a run, all files of a model in turn. `SNR`: against the float file, on inputs
 that nobody calibrated with. Weights are rounded to 8 bits without data: rows differ in form and activations alone.
+With `--rows`, a single product of 768 x 3072 in onnxruntime's kernels, for different numbers of rows.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnxruntime import quantization as theirs
 
@@ -172,11 +175,75 @@ def _least(sessions: Sequence[ort.InferenceSession], feeds: Arrays) -> list[floa
     return best
 
 
+# --- a single product -------------------------------------------------------------------------------------------------
+
+DEEP, WIDE = 768, 3072
+
+
+def products(folder: Path) -> list[harness.Row]:
+    """Microseconds of a product, and its signal-to-noise ratio, by kernel and number of rows."""
+    rng, rows = np.random.default_rng(0), []
+    weight = (rng.standard_normal((DEEP, WIDE)) * 0.05).astype(np.float32)
+    for count in (1, 4, 16, 128):
+        feeds = {"x": rng.standard_normal((count, DEEP)).astype(np.float32)}
+        sessions = {name: _session(_product(weight, folder, *form)) for name, form in KERNELS.items()}
+        times, wanted = _least(list(sessions.values()), feeds), feeds["x"] @ weight
+        row: harness.Row = {"rows": str(count)}
+        for (name, session), seconds in zip(sessions.items(), times, strict=True):
+            noise = np.square(session.run(None, feeds)[0] - wanted).sum() / np.square(wanted).sum()
+            row[name] = f"{seconds * 1e6:.0f} µs" + ("" if noise < 1e-9 else f", {-10 * np.log10(noise):.0f} dB")
+        rows.append(row)
+    return rows
+
+
+KERNELS: dict[str, tuple[str, int, int]] = {
+    "MatMul": ("MatMul", 32, 0),
+    "MatMulNBits, 4 bits": ("MatMulNBits", 4, 0),
+    "… level 4": ("MatMulNBits", 4, 4),
+    "MatMulNBits, 8 bits": ("MatMulNBits", 8, 0),
+    "… level 4 ": ("MatMulNBits", 8, 4),
+    "DynamicQuantizeMatMul": ("DynamicQuantizeMatMul", 8, 0),
+    "… without a sign": ("DynamicQuantizeMatMul", 8, 128),
+}
+"""Column → operator, bits, and the accuracy level or the zero point."""
+
+
+def _product(weight: np.ndarray, folder: Path, op: str, bits: int, variant: int) -> Path:
+    """A file with one operator."""
+    if op == "MatMul":
+        constants, attributes = [weight], {}
+    elif op == "MatMulNBits":
+        blocks, half = weight.T.reshape(WIDE, -1, 32), 1 << bits - 1
+        scales = np.abs(blocks).max(2) / (half - 1)
+        q = (np.clip(np.rint(blocks / scales[..., None]), -half, half - 1) + half).astype(np.uint8)
+        constants = [q[..., ::2] | q[..., 1::2] << 4 if bits == 4 else q, scales.astype(np.float32)]
+        attributes = {"K": DEEP, "N": WIDE, "bits": bits, "block_size": 32, "accuracy_level": variant}
+    else:
+        scales = np.abs(weight).max(0) / 127
+        kind = np.uint8 if variant else np.int8
+        q = (np.rint(weight / scales) + variant).astype(kind)
+        constants, attributes = [q, scales.astype(np.float32), np.full(WIDE, variant, kind)], {}
+    tensors = [onnx.numpy_helper.from_array(a, f"c{i}") for i, a in enumerate(constants)]
+    domain = "" if op == "MatMul" else "com.microsoft"
+    node = onnx.helper.make_node(op, ["x", *(t.name for t in tensors)], ["y"], domain=domain, **attributes)
+    ports = [onnx.helper.make_tensor_value_info(n, 1, ["N", d]) for n, d in (("x", DEEP), ("y", WIDE))]
+    graph = onnx.helper.make_graph([node], "product", ports[:1], ports[1:], tensors)
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    path = folder / f"{op}.{bits}.{variant}.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["efficientnet", "minilm", "ppocr", "crepe", "silero", "magika"])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", action="store_true")
     options = parser.parse_args()
+    if options.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            print(harness.markdown(products(Path(folder))))
+        return
     logging.disable(logging.WARNING)  # onnxruntime.quantization warns of each batch normalisation.
     rows: list[harness.Row] = []
     for name in options.names:

@@ -1,4 +1,4 @@
-"""Writes the model in the form that onnxruntime's CPU provider runs fastest, standard operators only.
+"""Writes the model in the form that onnxruntime's CPU provider runs fastest.
 
 Passes have rounded weights, and activations where that may pay; what is rounded is only turned into integers where that
 is measured to be faster. See docs/onnxruntime.md.

@@ -26,6 +26,9 @@ CUT, NONE = 2.0, 0.1
 """Decibels that integer kernels may lose against the same rounding computed in float, by sums that they cut off; and
 where the user has limited the error."""
 
+BLOCKS = 30.0
+"""Decibels that outputs must keep where kernels round activations in blocks by themselves (MatMulNBits)."""
+
 Inputs = Mapping[str, np.ndarray]
 Writer = Callable[[ir.Model, Path], object]
 """Writes a model to a file."""
@@ -125,11 +128,21 @@ class _Search:
                 return
             if after > GAIN * before:
                 return
-            if kept >= self.rounded - self.cut:
+            if kept >= self.wanted(chosen):
                 self.best, self.gain = trial, self.gain * before / after
+                return
+            if "nbits" in chosen:
+                wanted = self.wanted(chosen)
+                self.notes.append(f"{_names(chosen)}: integers leave {kept:.1f} dB, {wanted:.1f} are wanted")
                 return
             lost = f"{_names(chosen)} in integers {_sign(unsigned)} leave {kept:.1f} dB instead of {self.rounded:.1f}"
             self.notes.append(f"{lost}: this processor's kernels cut off sums ({processor()})")
+
+    def wanted(self, chosen: frozenset[str]) -> float:
+        """The least signal-to-noise ratio of outputs with these families in integers, against none rounded, in dB."""
+        if "nbits" not in chosen:
+            return self.rounded - self.cut
+        return math.inf if self.cut == NONE else min(self.rounded - self.cut, BLOCKS)
 
     def seconds(self, trial: _Trial) -> tuple[float, float]:
         """What the best form so far and another take; where that seems to be faster, it is measured again."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ...compiler import graph as g
 from ...compiler.rounding import OURS, pair_source, pairs
+from . import nbits
 from .pads import pad_before
 from .weights import unpack_while_loading
 
@@ -20,7 +21,7 @@ MERGED = ("Relu", "Clip")
 
 @dataclass(frozen=True)
 class Site:
-    """A linear operator of the main graph that reads rounded activations and a weight of 8 bits.
+    """A linear operator of the main graph that reads rounded activations and a weight of 8 bits, or one in blocks.
 
     Attributes:
         node: Conv, Gemm or MatMul.
@@ -39,6 +40,7 @@ FAMILIES = {
     "depthwise": "grouped convolutions",
     "static": "matrix products with ranges measured before",
     "dynamic": "matrix products with ranges found in every run",
+    "nbits": "matrix products with weights in blocks",
 }
 """Family → what it is called in notes."""
 
@@ -47,8 +49,10 @@ def sites(model: ir.Model) -> list[Site]:
     """All linear operators that integer kernels could compute."""
     found = []
     for node in model.graph:
-        family = _family(node)
-        if family is not None:
+        family = "nbits" if nbits.fits(node) else _family(node)
+        if family == "nbits":
+            found.append(Site(node, family, False))
+        elif family is not None:
             rounded = node.inputs[0]
             assert rounded is not None
             found.append(Site(node, family, not rounded.meta.get(OURS)))
@@ -127,9 +131,12 @@ def lowered(
     """
     model = model.clone()
     chosen = [s for s in sites(model) if s.family in families or s.given]
-    for site in [s for s in chosen if s.family == "dynamic"]:
-        _multiply(site.node, unsigned)
-    static = {s.node for s in chosen if s.family != "dynamic"}
+    for site in chosen:
+        if site.family == "dynamic":
+            _multiply(site.node, unsigned)
+        elif site.family == "nbits":
+            nbits.multiply(site.node)
+    static = {s.node for s in chosen if s.family not in ("dynamic", "nbits")}
     _strip(model, static)
     if unsigned:
         for node in static:

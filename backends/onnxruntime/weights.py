@@ -23,7 +23,7 @@ def unpack_while_loading(model: ir.Model, integer: Collection[ir.Node]) -> int:
 
     onnxruntime folds the arithmetic of constants while it loads; a DequantizeLinear it keeps for kernels that read
     integers, and where there is none, it runs every time (or, in front of a MatMul, becomes a MatMulNBits of 8 bits,
-    which took 16 times as long as the MatMul of a single row). Nodes of `integer` go on reading integers.
+    which took 25 times as long as the MatMul of a single row). Nodes of `integer` go on reading integers.
     """
     count = 0
     for value, chain in list(roots(model)):

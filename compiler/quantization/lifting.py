@@ -26,8 +26,8 @@ def lift(model: ir.Model) -> int:
     After:  `y = QuantizeLinear(Conv(x, k, c), u, o)`, x = DequantizeLinear(q, s, z), k = DequantizeLinear(w, t, v),
             c = DequantizeLinear(b, s·t)
 
-    And the same of ConvInteger, QLinearMatMul, and onnxruntime's operators of `MICROSOFT`. The integers are the same;
-    products are added up in float.
+    And the same of ConvInteger, QLinearMatMul, and onnxruntime's operators of `MICROSOFT`, MatMulNBits among them. The
+    integers are the same; products are added up in float.
     """
     count = 0
     for graph in g.graphs(model):
@@ -118,6 +118,61 @@ def _weight(node: ir.Node, w: ir.Value, scale: ir.Value, zero: ir.Value | None, 
     flat = spread(steps, "step")
     origin = None if start is None else spread(start, "start")
     return _read(node, w, flat, origin, axis if each else None, f"{w.name}__dense")
+
+
+# --- weights in blocks ------------------------------------------------------------------------------------------------
+
+_BLOCKS = {4: (ir.DataType.INT4, ir.DataType.UINT4), 8: (ir.DataType.INT8, ir.DataType.UINT8)}
+"""Bits → integers with and without a sign."""
+
+
+def _blocks(node: ir.Node) -> bool:
+    """MatMulNBits: x · w, w of K x N as integers, N rows of blocks along K."""
+    rows, columns, bits, block = (int(g.attr(node, n, 0)) for n in ("K", "N", "bits", "block_size"))
+    packed, scale, zero = g.const(node.inputs[1]), g.const(node.inputs[2]), _input(node, 3)
+    zeros, order, bias = None if zero is None else g.const(zero), _input(node, 4), _input(node, 5)
+    if bits not in _BLOCKS or packed is None or scale is None or order is not None:
+        return False
+    if zero is not None and (zeros is None or zeros.dtype != np.uint8):
+        return False
+    count, half = -(-rows // block), 1 << bits - 1
+    q = _unpacked(packed.reshape(columns, -1), bits)[:, :rows].T
+    kind, start = _BLOCKS[bits][1], None
+    if zeros is None:
+        q, kind = (q.astype(np.int16) - half).astype(np.int8), _BLOCKS[bits][0]
+    else:
+        start = _typed(node, _unpacked(zeros.reshape(columns, -1), bits)[:, :count].T, kind, "zeros")
+    name, out = node.inputs[1].name if node.inputs[1] is not None else "", node.outputs[0]
+    step = _constant(node, np.ascontiguousarray(scale.reshape(columns, count).T), f"{name}_scales")
+    stored = _typed(node, q, kind, "integers")
+    inputs = [stored, step] if start is None else [stored, step, start]
+    weight = g.insert_before(node, "DequantizeLinear", inputs, {"axis": 0, "block_size": block}, hint=f"{name}__dense")
+    weight.outputs[0].type, weight.outputs[0].shape = ir.TensorType(FLOAT), ir.Shape([rows, columns])
+    made = g.insert_before(node, "MatMul", [node.inputs[0], weight.outputs[0]], hint=f"{out.name}__product").outputs[0]
+    made.type, made.shape = ir.TensorType(FLOAT), out.shape
+    if bias is not None:
+        made = g.insert_before(node, "Add", [made, bias], hint=f"{out.name}__biased").outputs[0]
+        made.type, made.shape = ir.TensorType(FLOAT), out.shape
+    g.replace_node(node, made)
+    return True
+
+
+def _unpacked(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers out of bytes, the low half of each first."""
+    if bits == 8:
+        return values
+    return np.stack([values & 15, values >> 4], -1).reshape(len(values), -1)
+
+
+def _typed(node: ir.Node, array: np.ndarray, kind: ir.DataType, hint: str) -> ir.Value:
+    """A constant of integers of few bits."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    name = g.fresh_name(graph, f"{node.outputs[0].name}_{hint}")
+    tensor = ir.Tensor(np.ascontiguousarray(array).astype(kind.numpy()), dtype=kind, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(kind), const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 # --- operators that round their results -------------------------------------------------------------------------------
@@ -211,5 +266,6 @@ _RULES: dict[tuple[str, str], Callable[[ir.Node], bool]] = {
     ("", "QLinearMatMul"): _linear,
     (MICROSOFT, "QGemm"): _linear,
     (MICROSOFT, "QLinearConcat"): _concat,
+    (MICROSOFT, "MatMulNBits"): _blocks,
     **{(MICROSOFT, op): _pointwise for op in _POINTWISE},
 }

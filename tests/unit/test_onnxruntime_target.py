@@ -22,6 +22,7 @@ from edgec.backends.onnxruntime.pads import wide
 from edgec.compiler import latency
 from edgec.compiler.backend import EmitOptions
 from edgec.compiler.graph import nodes
+from edgec.compiler.quantization.lifting import lift
 from edgec.compiler.session import Saved, Session
 from edgec.compiler.targets import find_target
 from edgec.frontends.onnx import load
@@ -251,3 +252,47 @@ def test_what_is_read_back_can_be_compiled_again(tmp_path: Path) -> None:
         again = c.save(tmp_path / "again.onnx")
     assert all(t in stored(again) for t in stored(path)) and stored(path)
     assert load(again).graph.num_nodes()
+
+
+@pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, True), (8, False)])
+def test_products_with_weights_in_blocks(bits: int, symmetric: bool, tmp_path: Path) -> None:
+    """MatMulNBits computes what the blocks say, but for its own rounding; what is read back is the same model."""
+    model = build("(float[N,80] x) => (float[N,64] y) { y = MatMul(x, m) }", m=RNG.normal(size=(80, 64)) / 9)
+    assert RoundWeights(bits=bits, block=32, symmetric=symmetric, by="nearest", min_snr=0).run(
+        model, context("onnxruntime")
+    )
+    assert PackWeights().run(model, context("onnxruntime"))
+    assert list(families(model)) == ["nbits"]
+    form = lowered(model, ["nbits"])
+    path = written(form, tmp_path / "m.onnx")
+    assert optimised(path) == {"MatMulNBits": 1}
+    feeds = {"x": RNG.normal(size=(3, 80)).astype(np.float32)}
+    wanted, got = Session(model).run(feeds)["y"], Saved(path).run(feeds)["y"]
+    assert 1e-8 < np.square(got - wanted).sum() / np.square(wanted).sum() < 2e-4
+    back = load(path)
+    assert lift(back) == 1 and {n.domain for n in back.graph} == {""}
+    np.testing.assert_allclose(Session(back).run(feeds)["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_are_taken_where_they_are_faster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Their kernels round activations: not where the user limits the error."""
+    model = build("(float[N,96] x) => (float[N,64] y) { y = MatMul(x, m) }", m=WEIGHTS["m"])
+    assert RoundWeights(bits=4, block=32, by="nearest", min_snr=0).run(model, context("onnxruntime"))
+    assert PackWeights().run(model, context("onnxruntime"))
+    feeds = {"x": RNG.normal(size=(1, 96)).astype(np.float32)}
+    for faster, cut, expected in ((0.5, choice.CUT, 1), (0.5, choice.NONE, 0), (1.0, choice.CUT, 0)):
+        turns = iter([[1.0, faster], [faster, 1.0]] * 2)
+        monkeypatch.setattr(choice, "least", lambda *_, turns=turns: next(turns))
+        form = choose(model, feeds, written, cut).model
+        assert sum(n.op_type == "MatMulNBits" for n in form.graph) == expected
+
+
+def test_models_that_came_with_blocks_reach_core_ml(tmp_path: Path) -> None:
+    """A MatMulNBits of a file becomes a weight of Core ML in blocks of 4 bits."""
+    model = build("(float[2,96] x) => (float[2,64] y) { y = MatMul(x, m) }", m=WEIGHTS["m"])
+    assert RoundWeights(bits=4, block=32, by="nearest", min_snr=0).run(model, context("onnxruntime"))
+    assert PackWeights().run(model, context("onnxruntime"))
+    path = written(lowered(model, ["nbits"]), tmp_path / "m.onnx")
+    with edgec.compile(path, target="ios18", precision="fp32") as c:
+        assert c.proof is not None and c.proof.ok
+        assert c.report.after.weight_bytes < 96 * 64 * 0.7
