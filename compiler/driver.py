@@ -141,7 +141,7 @@ def compile(
         with clock("reference"), _naming(source):
             inputs, data = with_data(model, inputs, data)
             ref = Reference.of(model, inputs, verify)
-            task = Task.wanted(ref.model, metric, data, max_drop)
+            task = Task.wanted(model, metric, data, max_drop, ref.model)
         report = Report(_name(source), level=level, target=where.name, precision=kind, seconds=clock.seconds)
         describe(report, model, ref, source if isinstance(source, str | Path) else None)
         with clock("passes"):

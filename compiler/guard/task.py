@@ -70,21 +70,32 @@ class Task:
 
     @classmethod
     def wanted(
-        cls, model: ir.Model, metric: str | Callable[..., float] | None, data: Arrays | None, max_drop: float | None
+        cls,
+        model: ir.Model,
+        metric: str | Callable[..., float] | None,
+        data: Arrays | None,
+        max_drop: float | None,
+        original: ir.Model | None = None,
     ) -> Task | None:
-        """The task that the user named, of `model`, which is the original. Raises UsageError, ModelError: see `of`."""
+        """The task that the user named, if any. Raises UsageError, ModelError: see `of`."""
         if metric is not None and data is None:
             raise UsageError(f"metric '{metric}' is measured on samples; give them with --data FILE.npz")
         if metric is None and max_drop is not None:
             raise UsageError("--max-drop: of which metric? Name it with --metric")
-        return None if metric is None or data is None else cls.of(model, metric, data, max_drop)
+        return None if metric is None or data is None else cls.of(model, metric, data, max_drop, original)
 
     @classmethod
     def of(
-        cls, model: ir.Model, metric: str | Callable[..., float], data: Arrays, max_drop: float | None = None
+        cls,
+        model: ir.Model,
+        metric: str | Callable[..., float],
+        data: Arrays,
+        max_drop: float | None = None,
+        original: ir.Model | None = None,
     ) -> Task:
-        """The metric of `model`, which is the original, on `data`: arrays named like its inputs, labels and more.
+        """The metric on `data`: arrays named like the inputs of `model`, labels and more.
 
+        Runs take what `model` takes, whose shapes may be fixed; `original` is what is measured, by default `model`.
         Raises UsageError for data that doesn't fit, ModelError for a metric that can't be measured.
         """
         found = find_metric(metric)
@@ -96,11 +107,11 @@ class Task:
         if found.labels is not None:
             _check_labels(model, found.name, found.labels, samples, arrays)
         task = cls(found, samples, arrays, max_drop)
-        session = Session(model)
+        session = Session(original or model)
         if found.against:
             task._winners = [winners(session.run(feeds)) for feeds in task._runs]
         task.original = task.score(session.run)
-        release(model)
+        release(original or model)
         return task
 
     def measure(self, model: ir.Model) -> float:

@@ -142,3 +142,16 @@ def test_families_of_channels_are_taken_back_whole(folder: Path, capsys: pytest.
     assert removed["status"] == "ok" and removed["rewrites"] > 0
     assert found["after"]["parameters"] < 0.9 * found["before"]["parameters"]
     assert found["metric"]["drop"] <= 0.02 and found["proof"]["ok"]
+
+
+def test_a_fixed_batch_is_measured_sample_by_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where --shape fixes what the file leaves free, and in the package that is read back."""
+    out, data = str(folder / "n.mlpackage"), str(folder / "data.npz")
+    specs = f"{BASE},round-weights,pack-weights"
+    code = main([str(folder / "digits.onnx"), "--shape", "N:1", "--passes", specs, "-o", out, "--json",
+                 "--metric", "accuracy", "--data", data, "--max-drop", "0.02"])  # fmt: skip
+    done = capsys.readouterr()
+    found = json.loads(done.out)
+    assert code == 0, done.err
+    rounded = next(p for p in found["passes"] if p["spec"].startswith("round-weights"))
+    assert found["metric"]["samples"] == 200 and rounded["metric"]["after"] == found["metric"]["after"] > 0.97
