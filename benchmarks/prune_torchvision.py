@@ -26,6 +26,9 @@ from .prune import checked
 
 MASK = ("mask-channels{ratio=0.5,of=channels,align=1}",)
 WITHIN = tuple(f"mask-channels{{ratio=0.5,of=channels,align=1,grain={grain}}}" for grain in ("channels", "dims"))
+PADDED = ("mask-channels{ratio=0.5,of=channels,align=1,width=padded}",)
+POST_NORM = ("convnext", "swin")
+"""Networks whose stages' width goes only where normalisations are padded, as docs/pruning.md says."""
 GROUPED = ("regnet", "resnext")
 """Networks of grouped convolutions: half of the channels of every group go, as torch-pruning does it, not half of the
 groups. What is left is a quarter of the work, not half of it."""
@@ -51,7 +54,8 @@ def row(name: str, torch: Path) -> harness.Row:
         peer = lines[1] if len(lines) > 1 else {"failed": f"no end in {PATIENCE} s" if lines else "no export"}
         found |= {f"tp {key}": value for key, value in peer.items()}
         if "failed" not in exported:
-            found |= edgec(source, Path(folder), WITHIN if name.startswith(GROUPED) else MASK)
+            masks = WITHIN if name.startswith(GROUPED) else PADDED if name.startswith(POST_NORM) else MASK
+            found |= edgec(source, Path(folder), masks)
     return found
 
 
