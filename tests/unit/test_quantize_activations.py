@@ -269,3 +269,27 @@ def _varies(model: ir.Model, node: ir.Node, feeds: dict[str, np.ndarray]) -> boo
     twin = next(o for n in seen.graph for o in n.outputs if o.name == value.name)
     seen.graph.outputs.append(twin)
     return bool(np.any(Session(seen).run(feeds)[value.name]))
+
+
+def test_ranges_that_each_run_finds():
+    """Without given inputs; what MatMul and Gemm multiply with weights, and nothing else."""
+    text = """(float[N,64] x) => (float[N,N] y, float[N,32] z) {
+        a = MatMul(x, v) b = Relu(a) c = Gemm<transB=1>(b, w) z = Sigmoid(c) t = Transpose(z) y = MatMul(z, t) }"""
+    weights = {"v": RNG.normal(size=(64, 96)), "w": RNG.normal(size=(32, 96)) / 9}
+    ctx = passcheck.context("onnxruntime", {"x": RNG.normal(size=(5, 64)).astype(np.float32)})
+    model = load(build(text, **weights))
+    out = run(QuantizeActivations(calibrate="dynamic", min_snr=0), model, ctx, 2)
+    pairs = [n for n in graph.nodes(out, "DequantizeLinear") if pair_source(n) is not None]
+    assert [pair_source(n).name for n in pairs] == ["x", "b"]
+    assert ops(strip_rounding(out)) == ops(model)
+    wanted, got = (Session(m).run(ctx.inputs) for m in (model, out))
+    assert 30 < numerics.compare(wanted, got)["z"].snr_db < 60
+    np.testing.assert_array_equal(Session(out, exact=True).run(ctx.inputs)["z"], wanted["z"])
+
+
+def test_ranges_that_each_run_finds_are_for_onnx():
+    ctx = given_inputs("ios17")
+    assert QuantizeActivations(calibrate="dynamic").run(load(build(CONVS, **CONV_WEIGHTS)), ctx) == 0
+    assert "ios17 finds no ranges as the model runs; --target onnx and onnxruntime do" in ctx.notes
+    with pytest.raises(ValueError, match="8 bits only"):
+        QuantizeActivations(calibrate="dynamic", bits=4)
