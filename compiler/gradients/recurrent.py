@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -62,9 +62,8 @@ class _Layer:
         self.node, self.op = node, node.op_type
         direction = attr(node, "direction", "forward")
         self.ways = {"forward": (False,), "reverse": (True,)}.get(direction, (False, True))
-        self.length = int((shape(node.inputs[0]) or (0,))[0])
-        hidden = (shape(node.inputs[1]) or (0, 0))[1]
-        self.hidden = int(hidden) // GATES[self.op]
+        self.length = cast(int, (shape(node.inputs[0]) or (0,))[0])
+        self.hidden = cast(int, (shape(node.inputs[1]) or (0, 0))[1]) // GATES[self.op]
         kinds = _activations(node)
         each = len(DEFAULTS[self.op])
         self.kinds = [kinds[i : i + each] for i in range(0, len(kinds), each)]
