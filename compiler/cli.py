@@ -130,9 +130,9 @@ def _compile(o: argparse.Namespace, written: Written) -> int:
     level, target = f"O{o.level}", find_target(o.target)
     if o.print_pipeline:
         kind = pipelines.precision_of(level, target, o.precision)
-        for specs in filter(None, (o.passes, *o.extra)):
-            find_passes(specs)
-        print("\n".join([*pipelines.pipeline(level, target, kind, o.passes, o.opset), *o.extra]))
+        steps = pipelines.build(pipelines.pipeline(level, target, kind, o.passes, o.opset))
+        extra = [p for specs in o.extra for p in find_passes(specs)]
+        print("\n".join(p.spec for p in pipelines.placed(steps, extra)))
         return 0
     if not o.model:
         raise UsageError("which model? edgec MODEL [options]; `edgec --help` lists them")

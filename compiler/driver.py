@@ -119,7 +119,9 @@ def compile(
         raise UsageError(f"unknown mode '{verify}' of verify; choose one of {', '.join(get_args(VerifyMode))}")
     pipelines.check_options(where, io, opset)
     kind = pipelines.precision_of(level, where, precision)
-    steps = [*pipelines.build(pipelines.pipeline(level, where, kind, passes, opset)), *_extra(extra_passes)]
+    steps = pipelines.placed(
+        pipelines.build(pipelines.pipeline(level, where, kind, passes, opset)), _extra(extra_passes)
+    )
     h = clock.hooks
     shrunk = Shrunk(steps, h.pass_ended)
     watched = Options(

@@ -101,6 +101,9 @@ class Pass(abc.ABC):
     shrinks: ClassVar[bool] = False
     """Whether it removes parts of the model, so that it should run faster: the report then says whether it does."""
 
+    prunes: ClassVar[bool] = False
+    """Whether it looks at weights before they are packed or half: `--pass` puts it there. See `pipelines.placed`."""
+
     tied: ClassVar[bool] = False
     """Whether what it changes hangs together: over the budget, no single tensors are taken back. See `parts`."""
 

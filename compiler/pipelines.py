@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .errors import UsageError
 from .passbase import Pass, split_specs
 from .plugins import find_pass
@@ -140,6 +142,27 @@ def pipeline(
     if precision == "fp16":
         specs.append(HALF)
     return specs
+
+
+LATE = frozenset({
+    "pack-weights", "quantize-activations", "round-activations", "round-weights", "unpack-weights", "legalize",
+})  # fmt: skip
+"""Behind the first of these weights are rounded, packed, half, or in the target's own operators."""
+
+
+def placed(steps: Sequence[Pass], extra: Sequence[Pass]) -> list[Pass]:
+    """The passes of a level with those that a user adds: at the end, but for what prunes, which is no use there.
+
+    That, and what the user has before it, unless this rounds or packs, comes before the first of `LATE`.
+    """
+    count = 0
+    for i, p in enumerate(extra):
+        if p.prunes:
+            count = i + 1
+        elif p.lossy or p.name in LATE:
+            break
+    at = next((i for i, p in enumerate(steps) if p.name in LATE), len(steps))
+    return [*steps[:at], *extra[:count], *steps[at:], *extra[count:]]
 
 
 def build(specs: list[str]) -> list[Pass]:

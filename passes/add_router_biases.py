@@ -25,6 +25,7 @@ class AddRouterBiases(Pass):
     """
 
     name: ClassVar[str] = "add-router-biases"
+    prunes: ClassVar[bool] = True
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many biases were added."""

@@ -43,6 +43,7 @@ class FactorWeights(Pass):
     """
 
     name: ClassVar[str] = "factor-weights"
+    prunes: ClassVar[bool] = True
     min_size: int = 4096
 
     def run(self, model: ir.Model, ctx: Context) -> int:

@@ -45,6 +45,7 @@ class MaskBlocks(Pass):
 
     name: ClassVar[str] = "mask-blocks"
     lossy: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
     count: int = 0
     ratio: float = 0.25
     of: str = "macs"

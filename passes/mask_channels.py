@@ -69,6 +69,7 @@ class MaskChannels(Pass):
 
     name: ClassVar[str] = "mask-channels"
     lossy: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
     tied: ClassVar[bool] = True
     ratio: float = 0.5
     of: str = "macs"

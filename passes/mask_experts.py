@@ -44,6 +44,7 @@ class MaskExperts(Pass):
 
     name: ClassVar[str] = "mask-experts"
     lossy: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
     tied: ClassVar[bool] = True
     count: int = 0
     ratio: float = 0.25

@@ -57,6 +57,7 @@ class MaskWeights(Pass):
 
     name: ClassVar[str] = "mask-weights"
     lossy: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
     ratio: float | None = None
     pattern: str = "unstructured"
     block: int = 1

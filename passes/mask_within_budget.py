@@ -38,6 +38,7 @@ class MaskWithinBudget(Pass):
 
     name: ClassVar[str] = "mask-within-budget"
     lossy: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
     tied: ClassVar[bool] = True
     share: float = 0.4
     of: str = "macs"

@@ -46,6 +46,7 @@ class RemoveChannels(Pass):
     """
 
     name: ClassVar[str] = "remove-channels"
+    prunes: ClassVar[bool] = True
     shrinks: ClassVar[bool] = True
 
     def run(self, model: ir.Model, ctx: Context) -> int:

@@ -59,6 +59,7 @@ class TruncateRank(Pass):
 
     name: ClassVar[str] = "truncate-rank"
     lossy: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
     ratio: float | None = None
     rank: int | None = None
     energy: float | None = None

@@ -209,6 +209,43 @@ def test_pipeline_flags(model: Path, tmp_path: Path) -> None:
     assert "skipped" not in statuses[:2] and set(statuses[2:]) == {"skipped"}
 
 
+def test_what_prunes_comes_before_what_packs(model: Path, tmp_path: Path) -> None:
+    """Of weights that are packed or half nothing could be masked. What a user adds behind rounding stays behind it."""
+
+    def order(*arguments: str) -> list[str]:
+        return run("net.onnx", *arguments, "--print-pipeline", cwd=tmp_path).stdout.split()
+
+    added = (
+        "--pass",
+        "fuse-normalization",
+        "--pass",
+        "mask-channels{ratio=0.25},remove-channels",
+        "--pass",
+        "pack-weights",
+    )
+    specs = order("-O2", "--target", "ios18", *added)
+    assert specs.index("mask-channels{ratio=0.25}") < specs.index("round-weights") < specs.index("round-activations")
+    assert specs[specs.index("mask-channels{ratio=0.25}") - 1] == "fuse-normalization"
+    assert specs[-1] == "pack-weights"
+    plain = order("-O0", "--target", "onnx")
+    assert order("-O0", "--target", "onnx", *added)[: len(plain)] == plain
+    late = order("-O1", "--target", "ios18", "--pass", "round-weights", "--pass", "mask-channels")
+    assert late[-2:] == ["round-weights", "mask-channels"]
+    command = (
+        "net.onnx",
+        "-O2",
+        "--target",
+        "ios18",
+        "--pass",
+        "mask-channels{ratio=0.5,align=1}",
+        "--pass",
+        "remove-channels",
+    )
+    done = run(*command, "--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert report["after"]["macs"] < 0.6 * report["before"]["macs"], done.stdout
+
+
 def test_dry_run_says_what_is_missing_and_writes_nothing(model: Path, tmp_path: Path) -> None:
     done = run("net.onnx", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0 and "would compile" in done.stdout, done.stderr
