@@ -74,3 +74,22 @@ def weighted_pieces(
         return
     for (own, part), (_, weights) in zip(cells.pieces(array), cells.pieces(importance), strict=True):
         yield own, part, weights
+
+
+def binned(part: np.ndarray, weights: np.ndarray | None, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """The elements of large cells, counted (or their weights) in bins of equal width: numbers and weights, `bins` each.
+
+    The ends of a cell are numbers of their own, so that scales which reach them do so.
+    """
+    low, high = part.min(-1, keepdims=True), part.max(-1, keepdims=True)
+    width = (high - low) / np.float32(bins - 1)
+    usual = (width > 1e-37) & (width < 1e37)  # Else all count as the lowest: scales are float16.
+    with np.errstate(all="ignore"):
+        place = part - low
+        place *= np.where(usual, 1 / width, np.float32(0))
+    place += np.float32(0.5)
+    at = np.where(usual, place, 0).astype(np.intp) if not usual.all() else place.astype(np.intp)
+    at += np.arange(at[..., 0].size).reshape(*at.shape[:-1], 1) * bins
+    flat = None if weights is None else weights.ravel()
+    mass = np.bincount(at.ravel(), flat, low.size * bins).reshape(*part.shape[:-1], bins)
+    return low + width * np.arange(bins, dtype=np.float32), mass.astype(np.float32)

@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 
 from ..errors import EdgecError
-from .cells import Cells, weighted_pieces
+from .cells import Cells, binned, weighted_pieces
 from .grids import Affine, Grid, NumberFormat, Sparse, Table
 from .gridtables import fit_table
 from .kmeans import atoms
 from .points import FORMATS, on_cores
-from .scales import Snap, asymmetric, integers, symmetric
+from .scales import Snap, asymmetric, integers, near, symmetric
 
 Search = Callable[[np.ndarray, np.ndarray | None, "GridSpec"], tuple[np.ndarray, ...]]
 Per = Literal["tensor", "channel", "block"]
@@ -119,6 +119,8 @@ def _snap(spec: GridSpec) -> tuple[Snap, tuple[float, float]]:
     grid = unit(spec)
     if isinstance(grid, Affine):
         return integers(grid.low, grid.high), (-grid.low, max(1, grid.high))
+    if isinstance(grid, NumberFormat) and grid.bits == 4:
+        return near(grid.decode(np.arange(16, dtype=np.uint8))), (grid.largest, grid.largest)
     if isinstance(grid, NumberFormat):
         kind, end = grid, grid.largest
         return lambda x: kind.decode_rows(kind.encode_rows(x, ALL, x.shape), ALL, x.shape), (end, end)
@@ -126,6 +128,9 @@ def _snap(spec: GridSpec) -> tuple[Snap, tuple[float, float]]:
 
 
 ALL = slice(None)
+
+BINS = {2: 128, 3: 256, 4: 512}
+"""By bits, in how many bins the elements of a large cell are counted before scales are tried: 32 for each step."""
 
 
 def _scales(cells: np.ndarray, weights: np.ndarray | None, spec: GridSpec) -> tuple[np.ndarray, ...]:
@@ -144,5 +149,13 @@ def _searched(
     if spec.per == "tensor":
         x, mass = atoms(array, importance)
         return [a.reshape(()) for a in search(x.astype(np.float32), mass.astype(np.float32), spec)]
-    found = on_cores(lambda p: search(p[1], p[2], spec), weighted_pieces(array, cells, importance))
+    bins = BINS.get(spec.bits, 0) if spec.scheme in ("affine", "ternary") else 0
+
+    def work(piece: tuple[slice, np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, ...]:
+        _, part, weights = piece
+        if bins and spec.search and part.shape[-1] >= 2 * bins:
+            part, weights = binned(part, weights, bins)
+        return search(part, weights, spec)
+
+    found = on_cores(work, weighted_pieces(array, cells, importance))
     return [cells.factors(np.concatenate(part)) for part in zip(*found, strict=True)]

@@ -16,6 +16,9 @@ BLOCK = 1 << 18
 BINS = 1 << 13
 """Bins in which `nearest_points` looks numbers up."""
 
+COMPARED = 7
+"""Bounds up to which a number is compared with each."""
+
 PIECE = 1 << 15
 """Vectors that are compared with a point at a time."""
 
@@ -102,11 +105,25 @@ def midpoints(points: np.ndarray) -> np.ndarray:
 def nearest_points(array: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Index, uint8, of the nearest of at most 256 `points` (any order) for each element; the upper one half-way."""
     points, first = np.unique(points, return_index=True)
-    bounds, codes = midpoints(points), first.astype(np.uint8)
-    found = _by_bins(array.ravel(), bounds) if array.size > FEW and len(bounds) else None
+    bounds, flat = midpoints(points), array.ravel()
+    found = None
+    if len(bounds) <= COMPARED:
+        found = _counted(flat, bounds)
+    elif array.size > FEW:
+        found = _by_bins(flat, bounds)
     if found is None:
-        found = np.searchsorted(bounds, array.ravel(), side="right")
-    return codes.take(found).reshape(array.shape)
+        found = np.searchsorted(bounds, flat, side="right").astype(np.uint8)
+    if (np.diff(first) != 1).any() or first[0]:
+        found = first.astype(np.uint8).take(found)
+    return found.reshape(array.shape)
+
+
+def _counted(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """How many of a few bounds a number reaches."""
+    found = np.zeros(flat.shape, np.uint8)
+    for bound in bounds:
+        found += (flat >= bound).view(np.uint8)
+    return found
 
 
 def _by_bins(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
@@ -125,7 +142,7 @@ def _by_bins(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
         y = x - low
         y *= factor
         y += 1
-        return np.asarray(np.clip(y, 0, BINS - 1, out=y).astype(np.int32))
+        return np.asarray(np.clip(y, 0, BINS - 1, out=y).astype(np.intp))
 
     with np.errstate(all="ignore"):
         own, place = bins(bounds), bins(flat)
@@ -133,7 +150,10 @@ def _by_bins(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
         return None
     below = np.searchsorted(own, np.arange(BINS)).astype(np.uint8)  # Bounds in lower bins.
     found = below.take(place, mode="clip")
-    found += flat >= np.append(bounds, np.float32(np.nan)).take(found)  # Nothing is above the last.
+    # The bound in a number's bin, if there is one: nothing reaches what isn't a number.
+    inside = np.full(BINS, np.nan, np.float32)
+    inside[own] = bounds
+    found += (flat >= inside.take(place, mode="clip")).view(np.uint8)
     return found
 
 

@@ -17,9 +17,12 @@ Snap = Callable[[np.ndarray], np.ndarray]
 LEAST = {1: 0.2, 2: 0.25, 3: 0.4, 4: 0.5, 5: 0.6, 6: 0.65}
 """By bits, the shortest scale that is tried, of the one that reaches all; 0.7 for more."""
 
-TRIES = {5: 8, 6: 8, 7: 5, 8: 5}
-"""By bits, how many scales are tried; 12 for fewer, where more depends on it."""
+TRIES = {3: 10, 4: 8, 5: 6, 6: 6, 7: 5, 8: 5}
+"""By bits, how many scales are tried; 12 for fewer, where more depends on it. Half of that for each of two ends."""
 REFITS = 2
+
+FINE = 1 << 12
+"""Entries of a table that tells near numbers."""
 
 
 class Unreachable(ValueError):
@@ -44,6 +47,22 @@ def integers(low: int, high: int) -> Snap:
     def snap(units: np.ndarray) -> np.ndarray:
         np.rint(units, out=units)
         return np.asarray(np.clip(units, low, high, out=units))
+
+    return snap
+
+
+def near(points: np.ndarray) -> Snap:
+    """Few numbers, looked up: nearly the nearest ones, good enough to compare scales by."""
+    points = np.unique(points.astype(np.float32))
+    end = np.float32(np.abs(points).max())
+    middles = ((np.arange(FINE) + 0.5) * (2 / FINE) - 1) * end
+    table = points[np.abs(middles[:, None] - points).argmin(1)]
+
+    def snap(units: np.ndarray) -> np.ndarray:
+        units += end
+        units *= np.float32(FINE / 2) / end
+        np.clip(units, 0, FINE - 1, out=units)
+        return np.asarray(table.take(units.astype(np.intp)).astype(units.dtype, copy=False))
 
     return snap
 
@@ -86,7 +105,9 @@ def asymmetric(cells: np.ndarray, bits: int, weights: np.ndarray | None, search:
     high = np.where(empty, 1, high).astype(cells.dtype)
     one = cells.dtype.type(1)
     shares = (
-        [one] if not search else list(np.linspace(1, LEAST.get(bits, 0.7), TRIES.get(bits, 12)).astype(cells.dtype))
+        [one]
+        if not search
+        else list(np.linspace(1, LEAST.get(bits, 0.7), TRIES.get(bits, 12) // 2).astype(cells.dtype))
     )
     tries = [(a, b) for s in shares for a, b in ((s, s), (s, one), (one, s))] if search else [(one, one)]
     best: tuple[np.ndarray, np.ndarray] | None = None
