@@ -75,7 +75,7 @@ class Search:
             plan = path.of_size(limit)
             if plan is None or allowed is None:
                 return plan
-            found = self._worst(plan)
+            found = self._judged(plan)
             if allowed.excess(found) <= 1:
                 return plan
             lost = f", and lose {found.drop:.4g} of the metric" if found.drop else ""
@@ -85,7 +85,7 @@ class Search:
                 "many bits more as are needed"
             )
         assert allowed is not None
-        return path.of_error(lambda p: allowed.excess(self._worst(p)), allowed.guess)
+        return path.of_error(lambda p: allowed.excess(self._judged(p)), allowed.guess)
 
     def _limit(self) -> float:
         """Bytes that the weights may have; any number of them where an error is the budget."""
@@ -105,23 +105,27 @@ class Search:
             return found
         return Damage(known["noise"], known["snr"], known["error"], known["drop"])
 
-    def _worst(self, plan: Plan) -> Damage:
-        """The damage on the samples of both probes."""
-        a = self._damage(plan)
-        if self._judge is self._probe:
-            return a
-        b = self._damage(plan, judge=True)
-        return Damage(max(a.noise, b.noise), min(a.snr, b.snr), max(a.error, b.error), max(a.drop, b.drop))
+    def _judged(self, plan: Plan) -> Damage:
+        """The damage that counts."""
+        return self._damage(plan, judge=self._judge is not self._probe)
+
+    def _within(self, plan: Plan) -> bool:
+        return self._limits.allowed is None or self._limits.allowed.excess(self._judged(plan)) <= 1
 
     def _better(self, plan: Plan, limit: float) -> Plan:
-        """The plan, or the same bits everywhere where these do no worse in so many bytes."""
+        """The plan, or the same bits everywhere where these do no worse in so many bytes, or as well in fewer."""
+        if not self._limits.counts:
+            # Where noise doesn't add up, the path may have led past them.
+            for bits, smaller in uniforms(self._curves).items():
+                if size(smaller) < size(plan) and math.isfinite(noise(smaller)) and self._within(smaller):
+                    self._ctx.note(f"all weights get {bits} bits: different ones were measured to need more bytes")
+                    return smaller
         same = uniform(self._curves, limit)
         if same is None or [w.bits for w in same] == [w.bits for w in plan]:
             return plan
-        allowed = self._limits.allowed is None or self._limits.allowed.excess(self._worst(same)) <= 1
         expected, measured = noise(same) <= noise(plan), self._damage(same).noise <= self._damage(plan).noise
         bits = next(w.bits for w, c in zip(same, self._curves, strict=True) if w is not c[-1])
-        if allowed and (expected or measured):
+        if (expected or measured) and self._within(same):
             how = "expected" if expected else "measured"
             self._ctx.note(f"all weights get {bits} bits: no more noise is {how} than with different ones")
             return same
@@ -130,7 +134,7 @@ class Search:
 
     def _say(self, plan: Plan) -> None:
         """What became of the weights: all, then each."""
-        note, damage, worst = self._ctx.note, self._damage(plan), self._worst(plan)
+        note, damage, worst = self._ctx.note, self._damage(plan), self._judged(plan)
         counts = Counter(w.bits for w, c in zip(plan, self._curves, strict=True) if w is not c[-1])
         kept = len(plan) - counts.total()
         parts = [f"{n} of {b} bits" for b, n in sorted(counts.items())] + ([f"{kept} as they are"] if kept else [])

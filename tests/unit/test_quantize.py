@@ -379,6 +379,24 @@ def test_different_bits_that_measure_worse_than_the_same_are_refused(monkeypatch
     assert any("no more noise is measured than with different ones" in n for n in ctx.notes)
 
 
+def test_the_same_bits_are_taken_where_they_keep_an_error_in_fewer_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where noise of different bits adds up to more than is expected."""
+    plain = Search._damage
+
+    def worse(self: Search, plan: Plan, judge: bool = False) -> Damage:
+        found = plain(self, plan, judge)
+        bits = {w.bits for w in plan}
+        return found if len(bits) == 1 or min(bits) >= 6 else replace(found, snr=0.0)
+
+    monkeypatch.setattr(Search, "_damage", worse)
+    original, x = branches(UNEQUAL), normal(40, 5, WIDTH)
+    model, ctx = original.clone(), context("onnx", {"x": x})
+    Quantize(min_snr=18).run(model, ctx)
+    assert set(bits_of(model).values()) == {4}
+    assert damage(model, original, x).snr_db >= 18
+    assert any("measured to need more bytes" in n for n in ctx.notes)
+
+
 def test_a_metric_is_a_budget() -> None:
     """Classes that the same layer without rounding gives: the fewer points may be lost, the more bits."""
     text = "(float[N,64] x) => (float[N,16] y) { a = Gemm(x, w0) b = Relu(a) y = Gemm(b, w1) }"
