@@ -23,11 +23,11 @@ from ..weights import Scratch
 from .budget import Budget, Loss
 from .parts import Parts, Unit, tensors
 
-RUNS = 24
+RUNS = 64
 """Stretches that are measured alone, at most; finding how many to give back takes some five runs more."""
 
 CUTS = 4
-STRETCHES = 8
+STRETCHES = 32
 
 STRICTER = (1.0, 6.0, 12.0)
 """By how many dB more than should do the floor of a pass that spares places for itself is raised, one by one."""

@@ -169,7 +169,8 @@ def test_the_cheapest_by_elements_goes_first() -> None:
     assert manager.records[0].kept == ("w9",), manager.records[0].retreat
 
 
-def test_many_tensors_take_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stretches", [32, 8])
+def test_many_tensors_take_few_runs(monkeypatch: pytest.MonkeyPatch, stretches: int) -> None:
     runs = 0
 
     def counted(*arguments: object, **more: object) -> object:
@@ -178,6 +179,8 @@ def test_many_tensors_take_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         return outputs_of(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(backoff, "outputs_of", counted)
+    monkeypatch.setattr(backoff, "STRETCHES", stretches)
+    monkeypatch.setattr(backoff, "RUNS", 3 * stretches)
     m = chain(40)
     _, manager = managed(m, Blur("w33", error=3.0, small=1e-6), max_error=0.01)
     record = manager.records[0]
