@@ -83,7 +83,7 @@ class Manager:
         """The model after all passes. Raises PassFailed (strict), ModelError (a pass breaks an unchecked model)."""
         interface = Interface.of(model)
         kept: ir.Model | None = None
-        first = model.clone() if self.options.verify == "end" and not any(p.lossy for p in passes) else None
+        first = model.clone() if self.options.verify == "end" else None
         limit = self.options.bisect_limit
         for i, p in enumerate(passes):
             self.options.started(p, i, len(passes))
@@ -99,7 +99,8 @@ class Manager:
                 kept = None
             self.options.ended(record, model)
         if self.options.verify == "end":
-            self._end(model, first, interface)
+            lossy = any(r.lossy and r.rewrites for r in self.records)
+            self._end(model, None if lossy else first, interface)
         return model
 
     def _one(
