@@ -27,8 +27,13 @@ def release(model: ir.Model) -> None:
     Pages of a mapped file count as the process's memory until it is short; a peak would be the sum of all states.
     """
     for value in model.graph.initializers.values():
-        if value.const_value is not None:
-            release_tensor(value.const_value)
+        release_value(value)
+
+
+def release_value(value: ir.Value) -> None:
+    """Give back the memory of the file that a constant lies in."""
+    if value.const_value is not None:
+        release_tensor(value.const_value)
 
 
 def release_tensor(tensor: ir.TensorProtocol) -> None:

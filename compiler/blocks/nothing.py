@@ -31,6 +31,10 @@ ALL: dict[str, tuple[int, ...] | None] = {
 """Operators whose result is zero if all of these inputs are; of all they have where none are named."""
 
 
+BLOCK = 1 << 14
+"""Elements that are looked at at a time."""
+
+
 class Nothing:
     """The values of the main graph that are provably zero. Weights are looked at as far as their first other number."""
 
@@ -73,8 +77,9 @@ def _filled(value: ir.Value, number: int) -> bool:
     tensor = const_tensor(value)
     if tensor is None or tensor.size == 0 or tensor.dtype in (ir.DataType.STRING, ir.DataType.BOOL):
         return False
-    array = tensor.numpy()
-    return bool(array.flat[0] == number) and bool((array == number).all())
+    flat = tensor.numpy().reshape(-1)
+    # Of a masked weight much is zero, and little all of it.
+    return all((flat[k : k + BLOCK] == number).all() for k in range(0, flat.size, BLOCK))
 
 
 def _unpacks_zeros(node: ir.Node) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import const, initializer, insert_before, remove, replace_value
-from ..weights import Scratch
+from ..weights import Scratch, release_value
 from .coupling import Coupling
 from .feasible import feasible
 from .means import Mean
@@ -122,7 +122,11 @@ def unbalanced(coupling: Coupling, found: Solution, dead: Flags) -> list[Stream]
 def _balanced(coupling: Coupling, found: Solution, leaf: Leaf, dead: Flags) -> bool:
     mean, array = _mean(coupling, found, leaf, dead), const(leaf.value)
     assert array is not None
-    return not mean.gone.any() or mean.holds(array)
+    if not mean.gone.any():
+        return True
+    holds = mean.holds(array)
+    release_value(leaf.value)
+    return holds
 
 
 def narrow(s: Shrinking) -> None:

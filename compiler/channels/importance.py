@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..graph import const
+from ..weights import release_value
 from .coupling import Coupling, Hold
 from .solve import Solution
 
@@ -39,6 +40,7 @@ def element_scores(coupling: Coupling, found: Solution, kind: str) -> np.ndarray
             found_here = [s if kind == "l1" else np.sqrt(s) for s in sums]
         for h, amounts in zip(masked, found_here, strict=True):
             add_relative(scores, found.of[h.grid.ids], amounts)
+        release_value(value)
     return scores
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import const
-from ..weights import Scratch
+from ..weights import Scratch, release_value
 from .balance import settle
 from .coupling import Coupling, Hold
 from .shrink import replace_tensor
@@ -28,6 +28,7 @@ def mask(model: ir.Model, coupling: Coupling, found: Solution, dead: Flags, scra
         if not touched and value not in means:
             continue
         array = np.array(const(value), order="C")
+        release_value(value)
         for mean in means.get(value, ()):
             mean.write(array)
         for h in touched:

@@ -10,42 +10,42 @@ import numpy as np
 import onnx_ir as ir
 
 from ..dims import Dim
-from ..graph import attr, const, initializer, nodes
-from ..weights import Scratch
+from ..graph import attr, const, const_tensor, initializer, nodes
+from ..weights import Scratch, release_value
 from .coupling import Coupling, Hold
 from .gates import LOW
 from .grids import FROZEN, Grid, Ids
 from .reshaping import grouped
 from .solve import Flags, Solution
-from .zeros import alive
+from .zeros import alive, alive_in
 
 
 def zero_classes(coupling: Coupling, found: Solution) -> Flags:
     """The classes of which everything that a mask may set to zero is zero, in every weight. Reads as few as it can."""
     dead = ~found.bare
     for value in coupling.holds:
-        array: np.ndarray | None = None
         for h in coupling.zeroed(value):
             if dead[here := found.of[h.grid.ids]].any():
-                array = const(value) if array is None else array
-                assert array is not None
-                dead[here[alive(_counts(array, h), h.grid.axes)]] = False
+                tensor = const_tensor(value)
+                assert tensor is not None
+                dead[here[_alive(tensor, h)]] = False
     dead[FROZEN] = False
     return dead
 
 
-def _counts(array: np.ndarray, h: Hold) -> np.ndarray:
-    """Zero where nothing is: of a bias of logits, where they don't count; of integers, where they are zero points."""
-    seen = array.reshape(h.view)
+def _alive(tensor: ir.TensorProtocol, h: Hold) -> np.ndarray:
+    """Per id, whether anything is there: of a bias of logits, one that counts; of integers, other than zero points."""
     if h.fill is None:
-        return seen
+        return alive_in(tensor, h.grid.axes, h.view)
+    seen = tensor.numpy().reshape(h.view)
     low = h.fill <= LOW if h.fill.dtype.kind == "f" else np.zeros((), bool)
-    return np.asarray(np.where(low, seen > LOW, seen != h.fill))
+    return alive(np.where(low, seen > LOW, seen != h.fill), h.grid.axes)
 
 
 def replace_tensor(value: ir.Value, array: np.ndarray, scratch: Scratch | None) -> None:
-    """Give an initializer another tensor, and with it another shape. The old tensor is left as it is."""
+    """Give an initializer another tensor, and another shape with it. The old one stays as it is, but leaves memory."""
     name = value.name or ""
+    release_value(value)
     value.const_value = scratch.tensor(array, name) if scratch else ir.Tensor(array, name=name)
     value.shape = ir.Shape(array.shape)
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import attr, const, is_const
-from ..weights import Scratch
+from ..weights import Scratch, release_value
 from .alike import first_alike, kinds
 from .linear_nodes import Linear
 from .shrink import replace_tensor
@@ -87,6 +87,7 @@ class Twins:
         ids[dead] = ids[dead][first[kind]]
         doubtful = doubtful[~dead[doubtful]]
         ids[doubtful] = ids[first_alike(front.reshape(len(front), -1), doubtful, bias)]
+        release_value(linear.weight)
         return ids
 
     def _joined(self, linear: Linear, ids: Ids) -> None:

@@ -8,17 +8,20 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx_ir as ir
 
+from ..weights import release_tensor
+
 FEW = 8
-_known: MutableMapping[ir.TensorProtocol, dict[tuple[int, ...], np.ndarray]] = WeakKeyDictionary()
+_known: MutableMapping[ir.TensorProtocol, dict[tuple[tuple[int, ...], ...], np.ndarray]] = WeakKeyDictionary()
 """What was found of tensors that still exist. Nobody writes to a tensor."""
 
 
-def alive_in(tensor: ir.TensorProtocol, axes: Sequence[int]) -> np.ndarray:
-    """`alive` of a tensor, looked at once however many ask."""
-    seen = _known.setdefault(tensor, {})
-    if (key := tuple(axes)) not in seen:
-        seen[key] = alive(tensor.numpy(), axes)
+def alive_in(tensor: ir.TensorProtocol, axes: Sequence[int], view: Sequence[int] | None = None) -> np.ndarray:
+    """`alive` of a tensor, seen in the shape `view`, looked at once however many ask."""
+    seen, shape = _known.setdefault(tensor, {}), tuple(tensor.shape.numpy() if view is None else view)
+    if (key := (shape, tuple(axes))) not in seen:
+        seen[key] = alive(tensor.numpy().reshape(shape), axes)
         seen[key].flags.writeable = False
+        release_tensor(tensor)
     return seen[key]
 
 
