@@ -14,8 +14,8 @@ import pytest
 from edgec.compiler import graph
 from edgec.compiler.errors import PassFailed
 from edgec.compiler.guard import backoff
-from edgec.compiler.guard.parts import changed_units
 from edgec.compiler.guard.layers import Layer, changed_layers
+from edgec.compiler.guard.parts import changed_units
 from edgec.compiler.guard.task import Task
 from edgec.compiler.manager import Manager, Options
 from edgec.compiler.passbase import Context, Pass
