@@ -15,7 +15,7 @@ Amounts = Callable[[np.ndarray], np.ndarray]
 """Slices as rows (slices x elements) → an amount for each."""
 STEPS = 8
 """Of Weiszfeld's iteration: the order of the slices settles in fewer."""
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements that are summed at a time."""
 
 
