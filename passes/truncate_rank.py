@@ -165,17 +165,20 @@ def _curve(c: Candidate, known: Moments | None, folder: Path, ctx: Context) -> C
 
 
 def _gram(split: Split, seen: Sums) -> np.ndarray:
-    """E[x x'] of what the columns of a split are multiplied with: of its own axes, summed over those of the rows."""
+    """E[x x'] of what the columns of a split are multiplied with: of its own axes, summed over those of the rows.
+
+    Its diagonal alone where a layer has so many inputs that only their squares were summed.
+    """
     columns = split.order[split.rows :]
     inner = [split.dims[a] for a in range(len(split.dims)) if a != split.order[0]]
     axes = [a for a in range(len(split.dims)) if a != split.order[0]]
     if seen.gram is None:
         square = seen.diagonal[0].reshape(inner).sum(tuple(i for i, a in enumerate(axes) if a not in columns))
-        gram = np.diag(square.reshape(-1))
-    else:
-        right = [a + len(split.dims) if a in columns else a for a in axes]
-        out = [*columns, *(a + len(split.dims) for a in columns)]
-        gram = np.einsum(seen.gram[0].reshape(inner * 2), [*axes, *right], out).reshape(2 * [split.shape[1]])
+        diagonal = np.array(square.reshape(-1), np.float32)
+        return diagonal + DAMPING * max(float(diagonal.mean()), 1e-30)
+    right = [a + len(split.dims) if a in columns else a for a in axes]
+    out = [*columns, *(a + len(split.dims) for a in columns)]
+    gram = np.einsum(seen.gram[0].reshape(inner * 2), [*axes, *right], out).reshape(2 * [split.shape[1]])
     gram = np.array(gram, np.float32)
     gram[np.diag_indices_from(gram)] += DAMPING * max(float(np.trace(gram)) / len(gram), 1e-30)
     return gram
@@ -194,13 +197,15 @@ def _spectrum(matrix: np.ndarray, gram: np.ndarray | None, most: int) -> tuple[n
     m, n = matrix.shape
     seen = matrix = matrix.astype(np.float64) if gram is None else matrix
     most = min(most, m, n)
-    if m > n and gram is not None:
+    if gram is not None and gram.ndim == 1:
+        seen = matrix * np.sqrt(gram)
+    elif m > n and gram is not None:
         try:
             seen = matrix @ cholesky(gram, lower=True, check_finite=False)
         except LinAlgError:
             return np.ones(1), np.zeros((m, 0), np.float32)
     if m <= n:
-        products = matrix @ (matrix if gram is None else matrix @ gram).T
+        products = seen @ seen.T if gram is None or gram.ndim == 1 else matrix @ (matrix @ gram).T
     else:
         products = seen.T @ seen
     size, total = len(products), float(np.trace(products))
