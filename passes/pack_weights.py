@@ -17,7 +17,7 @@ from ..compiler.targets import TARGETS, Target
 from ..compiler.weights import release_tensor
 from . import weight_grid as linear
 from .grid_search import MANY, search, zero_share
-from .stored_forms import Emitter, Form, fits, store
+from .stored_forms import Emitter, Form, Leaf, fits, store
 
 KINDS = ("integers", "table", "float", "sparse")
 """What a form is called in the option `forms`."""
@@ -92,11 +92,19 @@ def smallest(
     for source in (_hinted(hint, array, target, lacking), search(array, axes, storage)):
         for grid in source:
             form = store(grid, array, storage)
-            if form is not None and form.kind in kinds and form.nbytes < limit:
-                best, limit = form, form.nbytes
+            if form is not None and form.kind in kinds and (size := _bytes(form, target)) < limit:
+                best, limit = form, size
         if best is not None and not _widened(hint, target):
             break
     return best
+
+
+def _bytes(form: Form, target: Target) -> int:
+    """What a form takes up where weights as they are take two bytes: the floats of a sparse one then do as well."""
+    if not target.float16 or form.op != "SparseWeight":
+        return form.nbytes
+    floats = [v for v in form.inputs if isinstance(v, Leaf) and v.dtype == ir.DataType.FLOAT]
+    return form.nbytes - sum(v.nbytes // 2 for v in floats)
 
 
 def _widened(hint: grids.Grid | grids.Sparse | None, target: Target) -> bool:

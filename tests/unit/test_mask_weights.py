@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgec.compiler import cost
 from edgec.compiler.errors import UsageError
 from edgec.compiler.plugins import find_pass
 from edgec.compiler.quantization.grids import Affine, Sparse
 from edgec.passes.mask_weights import MaskWeights
+from edgec.passes.pack_weights import PackWeights
 from edgec.passes.weight_masks import Pattern, counts, least, repaired, spread_over
 from linearmodels import Weights, build
 from passcheck import check_pass, context, load, ops, run
@@ -317,3 +319,16 @@ def test_options_are_checked(options: str, why: str) -> None:
 def test_a_spec_names_it() -> None:
     p = find_pass("mask-weights{pattern=2:4,by=sparsegpt}")
     assert p == MaskWeights(pattern="2:4", by="sparsegpt") and find_pass(p.spec) == p
+
+
+@pytest.mark.parametrize("target", ["ios16", "ios17", "ios18", "onnx"])
+@pytest.mark.parametrize("options", [{}, {"pattern": "2:4"}, {"ratio": 0.75}, {"block": 4}])
+def test_what_is_masked_is_stored_sparse(target: str, options: dict[str, Any]) -> None:
+    """From half of zeros on it is smaller, at four bytes each and at two. A quarter isn't worth it everywhere."""
+    model = layer("MatMul")
+    MaskWeights(min_size=1000, **options).run(model, context(target))
+    packed = check_pass(model, PackWeights(min_size=1000), rewrites=1, target=target)
+    assert ops(packed)["edgec::SparseWeight"] == 1
+    assert cost.weight_bytes(packed) < 0.6 * cost.weight_bytes(model)
+    dense = layer("MatMul")
+    assert PackWeights(min_size=1000).run(dense, context(target)) == 0

@@ -116,8 +116,10 @@ def test_packed_is_the_same_bit_for_bit(target: str, weight: tuple[np.ndarray, G
     for hint in (grid, None):
         made, count = pack(array, hint, target)
         if count:
-            dense = array.size * (2 if target != "onnx" else 4)
-            assert stored(made) < dense, "packing must pay"
+            # Floats in a row, what isn't zero, become half where the dense weight would.
+            kept = made.graph[0].inputs[1] if made.graph[0].op_type == "SparseWeight" else None
+            whole = target == "onnx" or (kept is not None and kept.dtype == ir.DataType.FLOAT)
+            assert stored(made) < array.size * (4 if whole else 2), "packing must pay"
 
 
 GRIDS: dict[str, tuple[Grid | Sparse, float]] = {
