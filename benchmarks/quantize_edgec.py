@@ -71,7 +71,10 @@ class Calibration:
 
 
 def compiled(source: Path, out: Path, rounding: str, calibration: Calibration | None) -> float:
-    """Write a package; the seconds of processor time that rounding took, calibration counted."""
+    """Write a package; the seconds of processor time that rounding took, calibration counted.
+
+    Measurements for mixed bits are kept for the next widths, beside the package.
+    """
     spent = [0.0]
     hooks = Hooks(
         pass_started=lambda p, *_: spent.append(-time.process_time()) if p.name != "pack-weights" else None,
@@ -80,6 +83,8 @@ def compiled(source: Path, out: Path, rounding: str, calibration: Calibration | 
     options: dict[str, Any] = {"verify": "off", "latency": False, "hooks": hooks, "precision": "fp16"}
     specs = ",".join(s for s in (*pipelines.PREPARE, rounding, "pack-weights" if rounding else "") if s)
     given = dict(calibration.inputs) if calibration else None
+    if calibration:
+        options["resume"] = out.with_name(f"{id(calibration)}.resume")
     before = calibration.cpu if calibration else 0.0
     kept = calibration.pairs if calibration else calibrated.with_moments
     with (

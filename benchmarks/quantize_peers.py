@@ -29,8 +29,11 @@ Job = Callable[[], float]
 
 
 def coreml(base: Path, bits: int, out: Path) -> dict[str, Job]:
-    """coremltools' ways at these bits. Tables for few channels take many more bytes at 6 and 8 bits: left out there."""
-    grouped = {f"tables for {n}": {"granularity": "per_grouped_channel", "group_size": n} for n in (16, 8)}
+    """coremltools' ways at these bits. Tables for few channels take many more bytes at 6 and 8 bits: left out there.
+
+    It leaves weights alone whose channels the size of a group doesn't divide: 8 divides most, 16 doesn't.
+    """
+    grouped = {"tables for 8": {"granularity": "per_grouped_channel", "group_size": 8}}
     tables: dict[str, dict[str, Any]] = {
         "table": {"granularity": "per_tensor"},
         "table, scales": {"granularity": "per_tensor", "enable_per_channel_scale": True},
