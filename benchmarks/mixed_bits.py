@@ -35,8 +35,12 @@ from edgec.passes.quantize import Quantize
 from edgec.passes.sensitivity import Fits, by_gradients, by_outputs
 
 from . import harness
-from .quantize import SMALL, TARGET, float_model
+from .quantize import float_model
 from .quantize_tasks import TASKS, Task
+
+TARGET = "ios18"
+SMALL = 2048
+"""Elements below which a weight is not rounded."""
 
 
 def rows(task: Task, bits: list[int], by: str, most: int, scratch: Scratch) -> Iterator[harness.Row]:
