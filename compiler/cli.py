@@ -236,8 +236,11 @@ def _show(o: argparse.Namespace, found: Any) -> None:
     elif o.time_passes:
         report_terminal.print_times(found, _console())
     if o.quiet and not o.json:
-        for record in (r for r in found.passes if r.status == "undone"):
-            _say(f"edgec: pass {record.spec} was undone: {record.why}; see {record.reproducer}")
+        for record in found.passes:
+            if record.status == "undone":
+                _say(f"edgec: pass {record.spec} was undone: {record.why}; see {record.reproducer}")
+            elif record.retreat:
+                _say(f"edgec: pass {record.spec} was taken back in part: {'. '.join(record.retreat)}")
 
 
 def _dry_run(source: Path, target: str, shapes: dict[str, tuple[int, ...]], o: argparse.Namespace) -> int:

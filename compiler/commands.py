@@ -173,6 +173,7 @@ def _verify(o: argparse.Namespace, console: Callable[[], Any]) -> int:
         limits = [] if o.min_snr is None else [f"--min-snr {o.min_snr:g}"]
         limits += [] if error is None else [f"--max-error {error:g}"]
         limits += [] if o.max_drop is None else [f"--max-drop {o.max_drop:g}"]
-        wrong = f"The models differ by more than {' and '.join(limits)} allows."
-        print("The models compute the same." if ok else wrong)
+        allowed = f"than {' and '.join(limits)} allows."
+        fine = "The models compute the same." if error == EXACT else f"The models differ by no more {allowed}"
+        print(fine if ok else f"The models differ by more {allowed}")
     return 0 if ok else 1

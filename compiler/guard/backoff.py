@@ -108,20 +108,31 @@ def _partly(parts: Parts, before: ir.Model, after: ir.Model, budget: Budget, ctx
     count = len(parts.units)
     if count < 2:
         raise _Whole(f"it changed no more than one of the {parts.what}")
-    order = _measured(parts, before, budget, ctx)
-    low, high = 0, len(order)
-    found: Loss | None = None
-    while high - low > 1:
-        middle = (low + high) // 2
-        tried = _tried(parts, order[middle:], budget, ctx)
-        low, high, found = (low, middle, tried) if tried is not None else (middle, high, found)
-    if found is None:
+    stretches = _measured(parts, before, budget, ctx)
+    # What costs least for its size may be too large: then what costs least at all.
+    orders = (lambda s: -s.noise / max(1, s.size)), (lambda s: -s.noise)
+    for order in (sorted(stretches, key=by) for by in orders):
+        high, found = _halved(parts, order, budget, ctx)
+        if found is not None:
+            break
+    else:
         raise _Whole(f"it changed {count} {parts.what}, and those that cost least are too much already")
     after.graph = parts.make(_names(order[high:]), ctx.scratch).graph
     infer(after)
     back = sorted((u for s in order[:high] for u in s.units), key=lambda u: -u.size)
     names = tuple(n for u in back for n in u.names)
     return Retreat(names, sum(len(u.names) for u in parts.units) - len(names), found, parts.what)
+
+
+def _halved(parts: Parts, order: Sequence[Stretch], budget: Budget, ctx: Context) -> tuple[int, Loss | None]:
+    """How many of the first stretches must go back, and what is then lost; None where all must."""
+    low, high = 0, len(order)
+    found: Loss | None = None
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = _tried(parts, order[middle:], budget, ctx)
+        low, high, found = (low, middle, tried) if tried is not None else (middle, high, found)
+    return high, found
 
 
 def _names(stretches: Sequence[Stretch]) -> list[str]:
@@ -174,7 +185,7 @@ def _floor(loss: Loss, before: Loss, budget: Budget) -> float:
 
 
 def _measured(parts: Parts, before: ir.Model, budget: Budget, ctx: Context) -> list[Stretch]:
-    """The units in stretches, those of the most noise per element first."""
+    """The units in stretches, each with the noise that it makes alone."""
     reference, units = outputs_of(before, budget.inputs), parts.units
     runs = 0
 
@@ -197,7 +208,7 @@ def _measured(parts: Parts, before: ir.Model, budget: Budget, ctx: Context) -> l
         worst = max(long, key=lambda s: s.noise)
         stretches.remove(worst)
         stretches += [alone(part) for part in _cut(worst.units, CUTS)]
-    return sorted(stretches, key=lambda s: -s.noise / max(1, s.size))
+    return stretches
 
 
 def _noise(found: Comparison) -> float:

@@ -89,6 +89,21 @@ class Tied(Blur):
 
 
 @dataclass(frozen=True)
+class Scaled(Pass):
+    """A matrix grows by three hundredths, a vector of scales by one."""
+
+    name: ClassVar[str] = "scaled"
+    lossy: ClassVar[bool] = True
+
+    def run(self, model: ir.Model, ctx: Context) -> int:
+        for name, factor in (("w0", 1.03), ("w9", 1.01)):
+            value = model.graph.initializers[name]
+            array = value.const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
+            value.const_value = ir.Tensor(array, name=name)
+        return 2
+
+
+@dataclass(frozen=True)
 class Coarse(Pass):
     """What layers read is rounded to steps; with a floor, in the first layers only, as much as keeps it."""
 
@@ -167,6 +182,18 @@ def test_the_cheapest_by_elements_goes_first() -> None:
     m.graph[-1].replace_input_with(0, node.outputs[0])
     _, manager = managed(load(m), Blur("w9+w2", error=0.03), max_error=0.04)
     assert manager.records[0].kept == ("w9",), manager.records[0].retreat
+
+
+def test_where_the_large_is_too_much_the_small_may_stay() -> None:
+    """The matrix costs less for its size than the scale, and yet too much."""
+    m = chain(1)
+    scale = graph.initializer(m.graph, np.ones(SIZE, np.float32), "w9")
+    node = graph.insert_before(m.graph[-1], "Mul", [m.graph[-1].inputs[0], scale])
+    m.graph[-1].replace_input_with(0, node.outputs[0])
+    out, manager = managed(load(m), Scaled(), max_error=0.02)
+    record = manager.records[0]
+    assert record.status == "ok" and record.kept == ("w0",), record.why
+    assert out.graph.initializers["w9"].const_value.numpy()[0] != 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("stretches", [32, 8])

@@ -120,6 +120,22 @@ def test_what_is_wrong_is_said_in_one_message(
     assert found == code and message in err and err.count("error:") == 1
 
 
+def test_what_is_taken_back_is_said_even_when_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    specs = f"{BASE},mask-weights{{ratio=0.8}}"
+    code, out, err = compiled(folder, capsys, "--passes", specs, *METRIC, "--max-drop", "0.02", "-q")
+    assert (
+        code == 0 and not out and err.startswith("edgec: pass mask-weights{ratio=0.8} was taken back in part: over --")
+    )
+
+
+def test_verify_says_that_models_differ_within_the_limit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = str(folder / "digits.onnx"), str(folder / "data.npz")
+    assert main(["verify", model, model, "--metric", "accuracy", "--data", data, "--max-drop", "0.01"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of 200 samples; up to 0.01 may be lost" in said
+    assert "The models differ by no more than --max-drop 0.01 allows." in said
+
+
 def test_verify_judges_by_the_metric_alone_where_it_is_the_only_limit(folder: Path) -> None:
     found = edgec.verify(
         folder / "digits.onnx", folder / "digits.onnx", metric="agreement", data=folder / "none.npz", max_drop=0.0
