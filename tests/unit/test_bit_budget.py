@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgec.passes.bit_budget import Path, Width, hull, noise, size, size_of_bits, uniform
+from edgec.passes.bit_budget import PARTS, Path, Width, hull, noise, size, size_of_bits, uniform
 
 BITS = (2, 3, 4, 6, 8)
 NOISES = st.one_of(st.floats(1e-6, 10), st.just(math.inf))
@@ -52,6 +52,20 @@ def test_no_plan_of_that_size_is_better_by_more_than_a_step(found: list[list[Wid
     k = max(k for k in range(len(path.steps) + 1) if size(path.plan(k)) <= limit)
     step = path.noises[k] - path.noises[min(k + 1, len(path.steps))]
     assert noise(plan) <= best + step + 1e-9
+
+
+@given(curves(), st.floats(0.05, 1.2))
+def test_only_plans_that_fill_the_size_to_the_last_parts_may_be_better(found: list[list[Width]], share: float) -> None:
+    limit = share * sum(c[-1].nbytes for c in found)
+    plan = Path(found).of_size(limit)
+    left = limit * (1 - len(found) / PARTS)
+    fitting = [noise(p) for p in product(*found) if size(p) <= left and math.isfinite(noise(p))]
+    if fitting:
+        assert plan is not None
+        assert noise(plan) <= min(fitting) * (1 + 1e-9) + 1e-12
+    same = uniform(found, limit)
+    if same is not None and plan is not None:
+        assert noise(plan) <= noise(same)
 
 
 @given(curves(), st.floats(0.01, 100), st.floats(0.01, 100))
