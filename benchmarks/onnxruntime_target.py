@@ -252,7 +252,9 @@ def main() -> None:
             files: dict[str, Path] = {}
             for form, write in forms(found, Path(folder)):
                 try:
-                    files[form] = write()
+                    made = write()
+                    _session(made)
+                    files[form] = made
                 except Exception as e:  # The peers fail in many ways; which one is the result.
                     print(f"{found.name}: {form}: {type(e).__name__}: {str(e).splitlines()[-1][:150]}", flush=True)
             rows += measured(found, files)
