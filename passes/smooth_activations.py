@@ -120,7 +120,7 @@ def _insert(model: ir.Model, net: Network, ctx: Context) -> list[ir.Node]:
 
 def _withdrawn(inserted: Sequence[ir.Node]) -> int:
     """Take those out again that still multiply by ones; how many."""
-    idle = [n for n in inserted if np.all(np.equal(g.const(n.inputs[1]), 1))]
+    idle = [n for n in inserted if np.all(np.asarray(g.const(n.inputs[1])) == 1)]
     for node in idle:
         assert node.inputs[0] is not None
         g.replace_value(node.outputs[0], node.inputs[0])
