@@ -17,6 +17,7 @@ from .graph import shape
 from .guard.task import Task
 from .numerics import Meter
 from .operators import probe
+from .quantization.compared import differing
 from .records import Proof, Report
 from .reference import Reference
 from .session import Saved, Session
@@ -120,6 +121,7 @@ def prove(
             other.check(got)
         except ModelError as e:
             proof.problems.append(str(e))
+    proof.problems += differing(model, lifted)
     if emitted.values:
         proof.probed, found = probe(model, lifted, emitted.values)
         proof.problems += found
