@@ -15,6 +15,7 @@ from ..shape_rules import Elements
 from .grids import Atoms, Grid, Ids, Label
 
 if TYPE_CHECKING:
+    from ..cost.sizes import Sizes
     from .width import Stream
 
 Zero = Callable[[Iterable[bool]], bool]
@@ -94,6 +95,8 @@ class Coupling:
     """Outputs of the model that may lose zeros."""
     streams: list[Stream] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    sizes: Sizes | None = None
+    """Those of the model as it was coupled."""
 
     def ints(self, value: ir.Value | None) -> list[int] | None:
         """The integers that a value holds, a constant or worked out from sizes; None where they aren't known."""

@@ -159,7 +159,7 @@ class Flow:
     """One pass over the nodes of a model, in order."""
 
     def __init__(self, model: ir.Model, plan: Plan, sizes: Sizes) -> None:
-        self.coupling = Coupling(plan)
+        self.coupling = Coupling(plan, sizes=sizes)
         self.sizes = sizes
         self._dims, self.coupling.elements = self.coupling.dims, self.sizes.found
         self._shared: dict[ir.Value, list[set[int]]] = {}

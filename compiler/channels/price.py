@@ -24,7 +24,7 @@ class Price:
     def __init__(self, model: ir.Model, coupling: Coupling, clock: Clock | None = None) -> None:
         """With a `clock`, the time on its device is a figure, too."""
         self.coupling, self._clock = coupling, clock
-        self._sizes = Sizes(model)
+        self._sizes = Sizes(model) if coupling.sizes is None else coupling.sizes
         self._linear = [n for n in nodes(model) if n.domain == "" and n.op_type in MACS]
         self._weights = {v: t for v in coupling.holds if (t := const_tensor(v)) is not None}
         self.parameters, self.bytes = parameters(model), weight_bytes(model)
