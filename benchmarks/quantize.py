@@ -19,7 +19,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +68,10 @@ def outputs(model: ir.Model, feeds: Arrays) -> np.ndarray:
     return np.concatenate([session.run(part, [name])[name] for part in Samples.of(model, feeds).runs])
 
 
-def run_file(path: Path, feeds: Arrays) -> np.ndarray:
+def run_file(path: Path, runs: Sequence[Arrays]) -> np.ndarray:
     """The same for an ONNX file as onnxruntime runs it by default."""
     session = onnxruntime.InferenceSession(path)
-    return np.concatenate([session.run(None, part)[0] for part in typed(path, feeds)])
-
-
-def typed(path: Path, feeds: Arrays) -> list[dict[str, np.ndarray]]:
-    """The samples in runs that the model takes."""
-    return [dict(part) for part in Samples.of(load(path), feeds).runs]
+    return np.concatenate([session.run(None, dict(part))[0] for part in runs])
 
 
 class Rows:
@@ -104,8 +99,11 @@ class Rows:
                 yield {"bits": b, "tool": name}, lambda n=name, s=several, o=file: self._peer([j[n] for j in s], o)
 
     def _some(self, fold: Fold) -> Iterator[dict[str, np.ndarray]]:
-        first = {k: v[: SAMPLES * size[0]] for k, v in fold.calibration.items() if (size := self._task.shapes.get(k))}
-        return iter(typed(self._source, first))
+        return iter([dict(part) for part in self._runs(fold.calibration)[:SAMPLES]])
+
+    def _runs(self, feeds: Arrays) -> Sequence[Arrays]:
+        """The samples in the sizes of the task."""
+        return Samples.of(load(self._start), feeds).runs
 
     def _plain(self) -> harness.Row:
         return self._row([outputs(load(self._base), fold.test) for fold in self._task.folds], self._base)
@@ -127,10 +125,10 @@ class Rows:
                 if i < len(jobs):
                     spent = jobs[i]()
                 packed = out.suffix == ".onnx"
-                got.append(run_file(out, fold.test) if packed else outputs(load(out), fold.test))
+                got.append(run_file(out, self._runs(fold.test)) if packed else outputs(load(out), fold.test))
+            return self._row(got, out, spent)
         except Exception as e:  # a peer's failure is a row of its table
             return {"failed": f"{type(e).__name__}: {e}".splitlines()[0][:120]}
-        return self._row(got, out, spent)
 
     def _row(self, got: list[np.ndarray], out: Path, spent: float | None = None) -> harness.Row:
         found = [
