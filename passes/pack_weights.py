@@ -121,8 +121,8 @@ def _hinted(
     if not fits(hint, array.shape, target.storage):
         if lacking is not None and (first := first_with(hint, array.shape)) is not None:
             lacking[first] += 1
-        if isinstance(hint, grids.Sparse):  # The nearest: the grid if it has 0, or a mask and floats.
-            yield from (g for g in (hint.inner, grids.Sparse()) if g is not None)
+        if isinstance(hint, grids.Sparse) and hint.inner is not None:
+            yield hint.inner  # The nearest, if 0 is one of its numbers.
         return
     yield hint
     if isinstance(hint, grids.Sparse):

@@ -79,6 +79,7 @@ def test_zeros_stay_and_both_are_stored(scheme: str, pattern: str, target: str) 
     assert np.square(after - before).sum() < np.square(before).sum() * {"binary": 0.6, "ternary": 0.5}.get(scheme, 0.1)
     hint = grids.read(model.graph.initializers["w"])
     assert isinstance(hint, Sparse) and hint.indices(after) is not None
+    assert np.array_equal(hint.round(after), after), "rounding twice is rounding once"
     assert PackWeights().run(model, ctx) == 1
     shapes.infer(model)
     ((value, chain),) = packed.roots(model)
