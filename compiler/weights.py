@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import shutil
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -42,10 +44,46 @@ def release_tensor(tensor: ir.TensorProtocol) -> None:
         tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
+PREFIX, LOCK = ".edgec-", "in-use"
+"""How scratch folders are called, and the file in them that whoever works there holds locked."""
+_LOCKS: dict[Path, int] = {}
+"""The descriptors of the locks that this process holds."""
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of processes that were killed: nobody holds their locks any more."""
+    for folder in parent.glob(f"{PREFIX}*/{LOCK}"):
+        try:
+            with folder.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder.parent, ignore_errors=True)
+        except OSError:  # In use, another user's, or another process was faster.
+            continue
+
+
+def _hold(folder: Path) -> None:
+    """Lock a folder until the process ends; the lock gets its name when it is held, so that no other sees it open."""
+    new = folder / "lock"
+    lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    new.rename(folder / LOCK)
+    _LOCKS[folder] = lock
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a folder, unless this is a fork of the process that made it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock = _LOCKS.pop(folder, None)
+        if lock is not None:
+            os.close(lock)
+
+
 class Scratch:
     """A folder for new tensors and temporary files, removed when closed. Nothing is made on disk until used.
 
-    It is made inside `parent`; by default where the system keeps temporary files. Any thread may make tensors.
+    It is made inside `parent`; by default where the system keeps temporary files. Any thread may make tensors. What
+    isn't closed goes with the process; what a killed process left, the next one removes.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
@@ -53,13 +91,18 @@ class Scratch:
         self._dir: Path | None = None
         self._size = 0
         self._lock = threading.Lock()
+        self._remove: weakref.finalize | None = None  # type: ignore[type-arg]
 
     @property
     def dir(self) -> Path:
         """The folder."""
         with self._lock:
             if self._dir is None:
-                self._dir = Path(tempfile.mkdtemp(prefix=".edgec-", dir=self._parent))
+                _sweep(self._parent or Path(tempfile.gettempdir()))
+                self._dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+                _hold(self._dir)
+                # Not when this object goes: tensors may outlive it. At the end of the process, or when closed.
+                self._remove = weakref.finalize(Scratch, _remove, self._dir, os.getpid())
             return self._dir
 
     def tensor(self, array: np.ndarray, name: str, dtype: ir.DataType | None = None) -> ir.TensorProtocol:
@@ -90,10 +133,9 @@ class Scratch:
 
     def close(self) -> None:
         """Remove the folder."""
-        if self._dir is not None:
-            shutil.rmtree(self._dir, ignore_errors=True)
-            self._dir = None
-            self._size = 0
+        if self._remove is not None:
+            self._remove()
+            self._remove, self._dir, self._size = None, None, 0
 
     def __enter__(self) -> Scratch:
         return self
