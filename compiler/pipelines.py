@@ -150,19 +150,39 @@ LATE = frozenset({
 """Behind the first of these weights are rounded, packed, half, or in the target's own operators."""
 
 
-def placed(steps: Sequence[Pass], extra: Sequence[Pass]) -> list[Pass]:
-    """The passes of a level with those that a user adds: at the end, but for what prunes, which is no use there.
+STORING = frozenset({"pack-weights", "quantize", "round-weights"})
+"""What rounds and packs weights, before they are written as the target has them: half, or in operators of its own."""
+WRITING = frozenset({"legalize", "round-activations", "unpack-weights"})
+"""Behind the first of these weights are as the target has them."""
 
-    That, and what the user has before it, unless this rounds or packs, comes before the first of `LATE`.
+
+def placed(steps: Sequence[Pass], extra: Sequence[Pass]) -> list[Pass]:
+    """The passes of a level with those that a user adds: at the end, but for those that would be of no use there.
+
+    What prunes, and what the user has before it, unless this rounds or packs, comes before the first of `LATE`. What
+    rounds or packs weights comes next, before the first of `WRITING`. The user's order stays.
     """
+    early = _up_to(extra, [p.prunes for p in extra], [p.lossy or p.name in LATE for p in extra])
+    storing = [p.name in STORING for p in extra]
+    middle = early + _up_to(extra[early:], storing[early:], [p.lossy for p in extra[early:]])
+    late, writing = (_first(steps, names) for names in (LATE, WRITING))
+    before, between, behind = steps[:late], steps[late:writing], steps[writing:]
+    return [*before, *extra[:early], *between, *extra[early:middle], *behind, *extra[middle:]]
+
+
+def _up_to(passes: Sequence[Pass], wanted: Sequence[bool], stops: Sequence[bool]) -> int:
+    """How many from the start on go up to the last one wanted that no stop comes before."""
     count = 0
-    for i, p in enumerate(extra):
-        if p.prunes:
+    for i in range(len(passes)):
+        if wanted[i]:
             count = i + 1
-        elif p.lossy or p.name in LATE:
+        elif stops[i]:
             break
-    at = next((i for i, p in enumerate(steps) if p.name in LATE), len(steps))
-    return [*steps[:at], *extra[:count], *steps[at:], *extra[count:]]
+    return count
+
+
+def _first(steps: Sequence[Pass], names: frozenset[str]) -> int:
+    return next((i for i, p in enumerate(steps) if p.name in names), len(steps))
 
 
 def build(specs: list[str]) -> list[Pass]:

@@ -13,6 +13,7 @@ from ..compiler import core_ops, graph, shapes
 from ..compiler.passbase import Context, Pass
 from ..compiler.targets import OPSET
 from .expansions import Body, expand
+from .recurrent_biases import sum_biases
 
 _DOMAIN = "edgec.body"
 _ROUNDS = 4
@@ -25,6 +26,8 @@ class Legalize(Pass):
 
     before:  y = AffineGrid(theta, size)                                              (target without AffineGrid)
     after:   y = Reshape(MatMul(…), …)                                                (the standard's function body)
+
+    For Core ML the two biases of an LSTM or RNN become one.
 
     Operators without a body are left for the backend to refuse, with all others that it can't express.
 
@@ -42,6 +45,8 @@ class Legalize(Pass):
         if lacks is None:
             return 0
         count, masks = 0, {}  # type: int, dict[tuple[object, ...], ir.Value]
+        if ctx.target.backend == "coreml":
+            count += sum(sum_biases(node, ctx.scratch) for node in graph.nodes(model) if node.domain == "")
         for _ in range(_ROUNDS):
             found = [n for n in graph.nodes(model) if n.domain == "" and lacks(n)]
             own = [expand(Body(node, masks, ctx.scratch)) for node in found]

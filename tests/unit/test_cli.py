@@ -226,11 +226,16 @@ def test_what_prunes_comes_before_what_packs(model: Path, tmp_path: Path) -> Non
     specs = order("-O2", "--target", "ios18", *added)
     assert specs.index("mask-channels{ratio=0.25}") < specs.index("round-weights") < specs.index("round-activations")
     assert specs[specs.index("mask-channels{ratio=0.25}") - 1] == "fuse-normalization"
-    assert specs[-1] == "pack-weights"
+    assert specs[-1] == "round-activations" and specs.index("unpack-weights") > specs.index("pack-weights")
+    assert specs[specs.index("unpack-weights") - 1] == "pack-weights"
     plain = order("-O0", "--target", "onnx")
     assert order("-O0", "--target", "onnx", *added)[: len(plain)] == plain
     late = order("-O1", "--target", "ios18", "--pass", "round-weights", "--pass", "mask-channels")
-    assert late[-2:] == ["round-weights", "mask-channels"]
+    assert late[-1] == "mask-channels" and late.index("round-weights") < late.index("unpack-weights")
+    half = ("-O1", "--target", "ios18", "--precision", "fp16", "--pass", "round-weights", "--pass", "remove-no-ops")
+    specs = order(*half)
+    assert specs.index("round-weights") < specs.index("legalize") < specs.index("round-activations")
+    assert specs[-1] == "remove-no-ops"
     command = (
         "net.onnx",
         "-O2",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
+import edgec
 from edgec.compiler import core_ops
 from edgec.compiler.targets import find_target
 from edgec.passes.legalize import Legalize
@@ -37,3 +41,22 @@ def test_an_operator_becomes_its_body(op: str) -> None:
 def test_core_operators_and_other_targets_are_left_alone() -> None:
     text = HEADER + "agraph (float[2,3] x) => (float[2,3] y) { a = Gelu(x) y = Celu(a) }"
     assert ops(check_pass(text, Legalize(), rewrites=0)) == {"Gelu": 1, "Celu": 1}
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("RNN", 1)])
+def test_biases_of_recurrent_operators_are_summed_before_they_are_half(op: str, gates: int, tmp_path: Path) -> None:
+    """Core ML has one bias: the sum of two halves would be rounded once more than in the model."""
+    rng = np.random.default_rng(5)
+    shapes = {"w": (1, gates * 16, 8), "r": (1, gates * 16, 16), "b": (1, 2 * gates * 16)}
+    weights = [
+        onnx.numpy_helper.from_array(rng.normal(scale=3 if k == "b" else 0.3, size=shape).astype(np.float32), k)
+        for k, shape in shapes.items()
+    ]
+    text = HEADER + f"agraph (float[6,1,8] x) => (float[6,1,1,16] y) {{ y = {op}<hidden_size=16>(x, w, r, b) }}"
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(weights)
+    onnx.save(model, tmp_path / "net.onnx")
+    with edgec.compile(tmp_path / "net.onnx", level="O1", target="ios18", precision="fp16") as done:
+        done.save(tmp_path / "net.mlpackage")
+        assert done.proof is not None and done.proof.ok and done.proof.exact is not None
+        assert done.proof.exact.max_rel < 1e-6
