@@ -19,8 +19,9 @@ def network(model: ir.Model, ctx: Context) -> Network:
     """All factors in the main graph that leave what the model computes as it is."""
     trace = Trace(ctx)
     for node in model.graph:
-        rule = RULES.get(node.op_type) if not node.domain else None
         read, before = [v for v in node.inputs if v is not None], trace.count
+        known = not node.domain and all(g.rank(v) is not None for v in read)
+        rule = RULES.get(node.op_type) if known else None
         try:
             made = [] if rule is None else rule(trace, node)
         except Unscalable:

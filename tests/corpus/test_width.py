@@ -51,9 +51,6 @@ def narrower(path: Path, width: str, passes: str | None, rtol: float = 1e-5) -> 
 @pytest.mark.parametrize("name", list(WIDTHS))
 def test_exported_transformers(name: str, mode: str) -> None:
     width, size, norms, padded = WIDTHS[name]
-    if (name, mode) == ("convnext_tiny", "dynamo_dyn"):
-        # It reads the last stage by strides, at positions that are counted at run time.
-        size, norms = 16, 3
     more, removed = narrower(exports.export(name, mode, tiny=True), width, PLAIN)
     assert more == size
     pads = [n for n in removed.graph if n.op_type == "Pad"]
