@@ -18,14 +18,13 @@ def sum_biases(node: ir.Node, scratch: Scratch) -> bool:
     before:  B = [of inputs, of states]
     after:   B = [of inputs + of states, 0]
     """
-    if node.op_type not in SUMMED or len(node.inputs) < 4:
-        return False
-    array = None if node.inputs[3] is None else const(node.inputs[3])
-    if array is None or array.dtype != np.float32:
+    bias = node.inputs[3] if node.op_type in SUMMED and len(node.inputs) > 3 else None
+    array = None if bias is None else const(bias)
+    if bias is None or array is None or array.dtype != np.float32 or node.graph is None:
         return False
     inputs, states = np.split(array, 2, axis=1)
     if not states.any():
         return False
     both = np.concatenate([inputs + states, np.zeros_like(states)], axis=1)
-    node.replace_input_with(3, initializer(node.graph, both, f"{node.inputs[3].name}_summed", scratch))
+    node.replace_input_with(3, initializer(node.graph, both, f"{bias.name}_summed", scratch))
     return True
