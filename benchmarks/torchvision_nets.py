@@ -24,8 +24,12 @@ from torchvision import models
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.corpus.exports import Net, prepare, write
 
-SIZES = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299, "ssd300": 300, "ssdlite320": 320}
-"""How large images must be for networks that take no smaller ones, by the start of their name."""
+SIZES = {
+    "alexnet": 224, "inception": 299, "maxvit": 224, "ssd300": 300, "ssdlite320": 320, "swin": 224,
+    "vgg": 224, "vit": 224,
+}  # fmt: skip
+"""How large images must be for networks that take no smaller ones, or pool unevenly then, by how
+their name starts."""
 PATIENCE = 300
 """Seconds of processor time for torch-pruning."""
 SMALL = 128

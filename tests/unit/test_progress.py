@@ -68,7 +68,10 @@ def test_an_interrupt_loses_no_measurement(model: Path) -> None:
         (model / name).unlink()
     kept = model / "measured"
     for _ in range(5):  # On a fast machine it may be done before it hears of the interrupt.
-        started = subprocess.Popen(arguments(model), cwd=model, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        started = subprocess.Popen(
+            arguments(model), cwd=model, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A job in the background ignores it.
+        )  # fmt: skip
         while started.poll() is None and not (kept.exists() and len(kept.read_text().splitlines()) > 3):
             time.sleep(0.002)
         started.send_signal(signal.SIGINT)
