@@ -9,11 +9,12 @@ distance, of numbers it is noise over signal: what a run of the rounded model wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
+from ..compiler.calibration.batching import portions
 from ..compiler.calibration.streaming import Feeds
 from ..compiler.channels.sensitivity import samples
 from ..compiler.gradients.likelihood import TARGET, Head, attach, heads
@@ -45,7 +46,8 @@ def fisher_noise(probe: Probe, errors: Errors, seed: int, progress: Progress) ->
     each = list(samples(model, probe.runs, None))
     draws = math.ceil(DRAWS / len(each))
     done, weight = 0, 1 / (len(each) * draws)
-    for group in _groups(model, errors):
+    sizes = ((name, next(iter(by_bits.values())).tensor.nbytes) for name, by_bits in errors.items())
+    for group in portions(sizes, GROUP):
         rng = np.random.default_rng(seed)
         changed = {n: [n, *sorted({b for r in errors[n].values() for b in r.biases})] for n in group}
         every = [n for names in changed.values() for n in names]
@@ -80,20 +82,6 @@ def _size(head: Head, output: np.ndarray) -> float:
     """What the mean square is divided by, for noise over signal: the signal is 1 for each row, or number."""
     rows = output.size / output.shape[head.axis] if head.kind == "classes" else output.size
     return 4 * rows if head.kind in ("classes", "bits") else rows
-
-
-def _groups(model: ir.Model, errors: Errors) -> Iterator[Sequence[str]]:
-    group: list[str] = []
-    size = 0
-    for name, by_bits in errors.items():
-        own = next(iter(by_bits.values())).tensor.nbytes
-        if group and size + own > GROUP:
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += own
-    if group:
-        yield group
 
 
 def _product(model: ir.Model, name: str, rounded: Rounded, slopes: Feeds) -> float:

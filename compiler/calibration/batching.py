@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import onnx_ir as ir
 
 from ..errors import ModelError
 from .linear_layers import Layer
 from .streaming import Feeds, Fetcher, Runs
+
+T = TypeVar("T")
 
 WIDEST = 8192
 """Inputs of a layer up to which all products are summed; of more, their squares only."""
@@ -106,3 +109,17 @@ def _needs(layers: Sequence[Layer], sizes: Mapping[ir.Value, int], sets: int) ->
         wide = 1 if layer.counted or inputs > WIDEST else inputs
         found[layer.key] = (0, sets * groups * wide * inputs * (8 if inputs <= PRECISE else 4))
     return found
+
+
+def portions(sizes: Iterable[tuple[T, int]], limit: int) -> Iterator[list[T]]:
+    """Things with their sizes, in order, in lists of at most `limit` together, or of one that is larger."""
+    part: list[T] = []
+    held = 0
+    for thing, size in sizes:
+        if part and held + size > limit:
+            yield part
+            part, held = [], 0
+        part.append(thing)
+        held += size
+    if part:
+        yield part

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from .batching import ACTIVATIONS, batches, one_sample, samples
+from .batching import ACTIVATIONS, batches, one_sample, portions, samples
 from .streaming import Fetcher, Runs
 
 HALF = 4096
@@ -100,21 +100,7 @@ def streamed(model: ir.Model, values: Sequence[ir.Value], runs: Runs) -> Iterato
         sizes = {v: n * samples(largest) for v, n in sizes.items()}
     else:
         sizes = {v: a.nbytes for v, a in Fetcher(model, list(values)).run(largest).items()}
-    for part in _parts(sizes):
+    for part in portions(sizes.items(), ACTIVATIONS):
         fetcher = Fetcher(model, part)
         for feeds in cut:
             yield from fetcher.run(feeds).items()
-
-
-def _parts(sizes: dict[ir.Value, int]) -> Iterator[list[ir.Value]]:
-    """The values in order, in parts that fit into memory."""
-    part: list[ir.Value] = []
-    held = 0
-    for value, size in sizes.items():
-        if part and held + size > ACTIVATIONS:
-            yield part
-            part, held = [], 0
-        part.append(value)
-        held += size
-    if part:
-        yield part

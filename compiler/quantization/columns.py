@@ -158,3 +158,13 @@ _COLUMNS: dict[type[Grid], Callable[[Any, Layer, tuple[int, ...]], Columns | Non
     Table: _table,
     NumberFormat: _format,
 }
+
+
+def product(errors: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """What errors of some inputs (inputs x groups x outputs) mean for others: others x groups x outputs.
+
+    `moments`, or factors of them, are groups x inputs x others; one group stands for all.
+    """
+    if len(moments) == 1:
+        return np.asarray(moments[0].T @ errors.reshape(len(errors), -1)).reshape(-1, *errors.shape[1:])
+    return np.asarray(np.einsum("kgo,gkj->jgo", errors, moments))

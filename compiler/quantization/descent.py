@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .columns import Columns
+from .columns import Columns, product
 
 BLOCK = 64
 """Inputs whose changes reach the others at once."""
@@ -35,7 +35,7 @@ def descend(
     h[:, at, at] += (damping * np.maximum(diagonal.mean(1), np.finfo(np.float32).tiny))[:, None].astype(np.float32)
     how = how.order(order)
     found = np.ascontiguousarray(start.transpose(2, 0, 1)[order], np.float32)
-    slope = _product(np.ascontiguousarray(matrix.transpose(2, 0, 1)[order], np.float32) - found, h)
+    slope = product(np.ascontiguousarray(matrix.transpose(2, 0, 1)[order], np.float32) - found, h)
     for _ in range(sweeps):
         changed = 0
         for first in range(0, len(order), BLOCK):
@@ -51,16 +51,9 @@ def descend(
             moved_by = before - found[block]
             changed += int(np.count_nonzero(moved_by))
             if moved_by.any():
-                slope += _product(moved_by, h[:, block])
+                slope += product(moved_by, h[:, block])
         if changed <= SETTLED * found.size:
             break
     back = np.empty_like(found)
     back[order] = found
     return back.transpose(1, 2, 0)
-
-
-def _product(errors: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Errors (inputs x groups x outputs) times moments (groups or 1 x inputs x others): others x groups x outputs."""
-    if len(gram) == 1:
-        return np.asarray(gram[0].T @ errors.reshape(len(errors), -1)).reshape(-1, *errors.shape[1:])
-    return np.asarray(np.einsum("kgo,gkj->jgo", errors, gram))

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..calibration.statistics import Moments
 from ..calibration.sums import Sums
-from .columns import Columns, columns
+from .columns import Columns, columns, product
 from .grids import Grid, Sparse
 
 BLOCK = 64
@@ -78,23 +78,16 @@ def _rounded(matrix: np.ndarray, how: Columns, order: np.ndarray, factor: np.nda
         stop = min(len(weights), start + BLOCK)
         fed = weights[start:stop]
         if start:
-            fed = fed + _fed(errors[:start], factor[:, :start, start:stop])
+            fed = fed + product(errors[:start], factor[:, :start, start:stop])
         for j in range(start, stop):
             goal = fed[j - start]
             if j > start:
-                goal = goal + _fed(errors[start:j], factor[:, start:j, j : j + 1])[0]
+                goal = goal + product(errors[start:j], factor[:, start:j, j : j + 1])[0]
             rounded[j] = how.round(j, goal)
             errors[j] = weights[j] - rounded[j]
     found = np.empty_like(rounded)
     found[order] = rounded
     return found.transpose(1, 2, 0)
-
-
-def _fed(errors: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """What earlier inputs' errors (inputs x groups x outputs) give to later ones: the same layout."""
-    if len(factor) == 1:
-        return np.asarray(factor[0].T @ errors.reshape(len(errors), -1)).reshape(-1, *errors.shape[1:])
-    return np.asarray(np.einsum("kgo,gkj->jgo", errors, factor))
 
 
 def _factor(gram: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
