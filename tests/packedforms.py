@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from coremlpack import Package, compile_package, parse
 from edgec.compiler import shapes
 from edgec.compiler.quantization import grids
 from edgec.compiler.quantization.grids import Affine, Grid, NumberFormat, Sparse, Table
-from edgec.formats.mlpackage import open_package
+from edgec.formats.mlpackage import Blob, open_package
 from edgec.frontends.coreml.check import check as faults
 from edgec.frontends.coreml.lifter import main_function
 from edgec.passes.pack_weights import PackWeights
@@ -102,16 +103,22 @@ def compressed(package: Package) -> list[str]:
     return [o.type for o in package.operations if o.type.startswith("constexpr_")]
 
 
-def arrays(path: Path) -> list[tuple[str, str, bytes]]:
-    """Parameter, type and bytes of everything that the constexpr operators of a package store in its weight file."""
+def stored(path: Path) -> Iterator[tuple[str, str, str, Blob]]:
+    """Operator, its output, parameter, and where it lies: all that constexpr operators have in the weight file."""
     package = open_package(path)
-    found = []
     for op in main_function(package)[2].operations:
         given = {k: v.arguments[0] for k, v in op.inputs.items()}
         values = {k: v.value for k, v in given.items() if v.WhichOneof("binding") == "value"}
         for name, value in {**values, **op.attributes}.items():
             if op.type.startswith("constexpr_") and value.WhichOneof("value") == "blobFileValue":
                 blob = package.blob(value.blobFileValue.fileName, value.blobFileValue.offset)
-                data = blob.path.read_bytes()[blob.offset : blob.offset + blob.length]
-                found.append((f"{op.type}.{name}", blob.dtype, data))
+                yield op.type, op.outputs[0].name, name, blob
+
+
+def arrays(path: Path) -> list[tuple[str, str, bytes]]:
+    """Parameter, type and bytes of everything that the constexpr operators of a package store in its weight file."""
+    found = []
+    for op, _, name, blob in stored(path):
+        data = blob.path.read_bytes()[blob.offset : blob.offset + blob.length]
+        found.append((f"{op}.{name}", blob.dtype, data))
     return sorted(found)

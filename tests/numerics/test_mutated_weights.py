@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packedforms import stored
 
 import edgec
 from edgec.compiler import driver, freeze, proof
 from edgec.compiler.errors import EdgecError
 from edgec.compiler.reference import Reference
-from edgec.formats.mlpackage import Blob, open_package
-from edgec.frontends.coreml.lifter import main_function
+from edgec.formats.mlpackage import Blob
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
 MASK = "mask-weights{ratio=0.6,spread=global}"
@@ -39,19 +39,6 @@ class Stored:
 
     def __str__(self) -> str:
         return f"{self.op}.{self.parameter} ({self.blob.dtype}, {self.blob.length} bytes)"
-
-
-def stored(path: Path) -> list[Stored]:
-    package = open_package(path)
-    found = []
-    for op in main_function(package)[2].operations:
-        given = {k: v.arguments[0] for k, v in op.inputs.items()}
-        values = {k: v.value for k, v in given.items() if v.WhichOneof("binding") == "value"}
-        for name, value in {**values, **op.attributes}.items():
-            if op.type.startswith("constexpr_") and value.WhichOneof("value") == "blobFileValue":
-                blob = package.blob(value.blobFileValue.fileName, value.blobFileValue.offset)
-                found.append(Stored(f"{op.type} {op.outputs[0].name}", name, blob))
-    return found
 
 
 def changed(data: np.ndarray, part: Stored) -> np.ndarray:
@@ -86,7 +73,8 @@ def test_one_wrong_number_fails_the_proof(name: str, tmp_path: Path) -> None:
     ) as made:
         assert proof.prove(made.emitted, made.model, reference, None, None, driver.load).ok
         # Of each kind the one in the largest weight, where a single number counts least.
-        by_size = sorted(stored(made.path), key=lambda p: p.blob.length)
+        found = [Stored(f"{op} {of}", *where) for op, of, *where in stored(made.path)]
+        by_size = sorted(found, key=lambda p: p.blob.length)
         parts = list({(p.op.split()[0], p.parameter): p for p in by_size}.values())
         assert len(parts) >= 2
         survived = []
