@@ -254,12 +254,12 @@ def test_two_activations_count_with_both_their_bits_through_views() -> None:
 # --- large files -----------------------------------------------------------------------------------------------------
 
 SPARSE = """
-import resource, sys
-import onnx_ir as ir
+import sys
 from edgec.frontends.onnx import load
+from edgec.compiler.environment import peak_bytes
 from edgec.compiler.cost.analyze import analyze
 found = analyze(load(sys.argv[1]), zeros=len(sys.argv) > 2)
-print(found.totals.parameters, found.totals.zeros, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(found.totals.parameters, found.totals.zeros, peak_bytes() // 2**20)
 """
 
 

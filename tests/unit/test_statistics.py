@@ -185,10 +185,11 @@ def test_few_samples(samples: int) -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 import numpy as np
 sys.path.insert(0, {folder!r})
 from layercases import chain
+from edgec.compiler.environment import peak_bytes
 from edgec.compiler.calibration.linear_layers import linear_layers
 from edgec.compiler.calibration.statistics import moments
 model = chain(40, 256)
@@ -196,7 +197,7 @@ x = np.random.default_rng(0).normal(size=(20_000, 256)).astype(np.float32)
 if {run}:
     for m in moments(model, linear_layers(model), [{{"h0": x}}]):
         assert m.fit.gram.shape == (1, 256, 256)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_bytes())
 """
 
 
@@ -206,6 +207,6 @@ def test_memory_is_that_of_a_batch() -> None:
     def peak(run: bool) -> int:
         code = MEMORY.format(folder=str(Path(__file__).parents[1]), run=run)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        return int(done.stdout) // 1024
+        return int(done.stdout) // 2**20
 
     assert peak(True) - peak(False) < 200
