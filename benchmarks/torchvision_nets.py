@@ -9,6 +9,7 @@ channels of every group from the same network and run what is left.
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import sys
 import time
@@ -32,6 +33,8 @@ SIZES = {
 their name starts."""
 PATIENCE = 300
 """Seconds of processor time for torch-pruning."""
+MEMORY = 8 << 30
+"""Bytes for torch-pruning's own data: it takes 12 GB for Swin, and does not end."""
 SMALL = 128
 """What all others get: ratios are the same as at 224, and there are many networks."""
 
@@ -126,6 +129,7 @@ def main(name: str, out: str) -> None:
     model = prepare(net.build, net.example(batch=2))
     print(json.dumps(export(model, net, Path(out))), flush=True)
     signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     try:
         found = pruned(model, net.example()[0])
     except Exception as e:  # whatever torch-pruning raises is its result
