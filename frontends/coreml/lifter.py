@@ -16,7 +16,7 @@ from ...formats.mlpackage import Package
 from . import rules as _rules  # noqa: F401  registers the rules
 from .call import RULES, Call, Poisoned, Unsupported, Var
 from .graph import Builder
-from .rules.constexpr import unpack
+from .packed_bits import unpack
 from .values import Literal, TensorType, tensor_type
 
 _IR_VERSION = 13

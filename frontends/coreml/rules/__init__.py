@@ -1,7 +1,6 @@
 """One rule per MIL operator, by family. Importing this package fills `call.RULES`."""
 
 from . import (
-    constexpr,
     control,
     cropping,
     elementwise,
@@ -10,13 +9,15 @@ from . import (
     linear,
     normalization,
     pooling,
+    quantized,
     recurrent,
     reduction,
     shaping,
+    sparse,
+    tables,
 )
 
 __all__ = [
-    "constexpr",
     "control",
     "cropping",
     "elementwise",
@@ -25,7 +26,10 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
+    "quantized",
     "recurrent",
     "reduction",
     "shaping",
+    "sparse",
+    "tables",
 ]
