@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ..dims import Dim
-from . import composite, elementwise
+from . import work_classical, work_elementwise, work_normalization, work_products, work_signals, work_windows
 from .node import Op, Unknown
 from .products import operator
 from .work import Row, Work
 
-ROWS: dict[str, Row] = {**elementwise.ROWS, **composite.ROWS, **composite.CLASSICAL}
+_FAMILIES = (work_elementwise, work_products, work_normalization, work_windows, work_signals, work_classical)
+
+ROWS: dict[str, Row] = {name: row for family in _FAMILIES for name, row in family.ROWS.items()}
 """Operator → what it costs; `domain::Name` outside the standard's own domain."""
 
 

@@ -1,4 +1,4 @@
-"""What operators cost that work element by element, reduce, or move data; see docs/cost.md."""
+"""What operators cost that work element by element, quantise, reduce, or move data; see docs/cost.md."""
 
 from __future__ import annotations
 
@@ -62,9 +62,24 @@ def _dropout(op: Op, macs: Dim) -> Work:
     return Work()
 
 
+def _quantize(op: Op, macs: Dim) -> Work:
+    return Work(d.mul(op.n_out(), 2), 0, op.n_out() if op.has(2) else 0)
+
+
+def _dequantize(op: Op, macs: Dim) -> Work:
+    return Work(op.n_out(), 0, op.n_out() if op.has(2) else 0)
+
+
+def _dynamic_quantize(op: Op, macs: Dim) -> Work:
+    x = op.n_in()
+    return Work(plus(d.mul(x, 4), 7), 0, x)
+
+
 ELEMENT: dict[str, Row] = {
     "Clip": Row("y for each bound that is given", _clip),
+    "DequantizeLinear": Row("y; integer: y for a zero point", _dequantize),
     "Dropout": Row("nothing: it passes its input on, unless it trains", _dropout),
+    "DynamicQuantizeLinear": Row("4 x + 7; integer: x", _dynamic_quantize),
     "Gelu": Row("4 y + y special; approximated by tanh 8 y + y special", _gelu),
     "Hardmax": Row("x - r: comparisons", _hardmax),
     "Max": Row("y for each input but one", _variadic),
@@ -74,6 +89,7 @@ ELEMENT: dict[str, Row] = {
     "Pow": Row(
         "y special; for constant exponents 2, 3, 4, -1, -2, 1/2, -1/2 the y to 3 y products, divisions and roots", _pow
     ),
+    "QuantizeLinear": Row("2 y; integer: y for a zero point", _quantize),
     "ScatterElements": Row("nothing; with a reduction 1 for each update", _scatter),
     "ScatterND": Row("nothing; with a reduction 1 for each update", _scatter),
     "Swish": Row("4 y + y special; 5 y with an alpha that is not 1", _swish),
