@@ -171,7 +171,8 @@ class MiniLm(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device)
-        x = self.norm(self.tokens(ids) + self.positions(places)[None] + self.kinds.weight[0])
+        first = self.kinds(torch.zeros(1, 1, dtype=torch.int64))
+        x = self.norm(self.tokens(ids) + self.positions(places)[None] + first)
         attended = mask.to(x.dtype)
         additive = (1.0 - attended[:, None, None, :]) * -1e4
         for block in self.blocks:
@@ -230,7 +231,7 @@ class Crepe(nn.Module):
         for k in range(1, 7):
             x = F.pad(x, (0, 0, 31, 32) if k > 1 else (0, 0, 254, 254))
             x = F.max_pool2d(getattr(self, f"conv{k}_BN")(F.relu(getattr(self, f"conv{k}")(x))), (2, 1), (2, 1))
-        return torch.sigmoid(self.classifier(x.permute(0, 2, 1, 3).reshape(-1, 2048)))
+        return torch.sigmoid(self.classifier(x.permute(0, 2, 1, 3).reshape(-1, self.classifier.in_features)))
 
 
 def crepe() -> nn.Module:

@@ -44,7 +44,8 @@ def _ends(model: Any) -> list[Any]:
     """The layers that make the outputs: their size stays."""
     from torch import nn
 
-    if heads := [h for name in ("boxes", "kinds") for h in getattr(model, name, ())]:
+    lists = [getattr(model, name, None) for name in ("boxes", "kinds")]
+    if heads := [h for found in lists if isinstance(found, nn.ModuleList) for h in found]:
         return [h[-1] for h in heads]
     if getattr(model, "out", None) is not None:
         return [model.out]
@@ -56,10 +57,10 @@ def _ends(model: Any) -> list[Any]:
 
 
 def _heads(model: Any) -> dict[Any, int]:
-    """How many heads there are in what a layer makes."""
+    """How many heads there are in what a layer makes. Told those of MultiheadAttention, it keeps the width of a ViT."""
     from torch import nn
 
-    found: dict[Any, int] = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    found: dict[Any, int] = {}
     for m in model.modules():
         heads = getattr(m, "heads", getattr(m, "num_heads", None))
         for name in ("query", "key", "value", "q", "k", "v", "qkv"):
