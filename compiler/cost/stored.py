@@ -1,26 +1,24 @@
 """Weights as they are stored: who reads them first, their bits, how many are zero, and the work that they make.
 
-A weight is followed from its tensor through what only unpacks or moves it (DequantizeLinear, Cast, a lookup table,
-Transpose, Reshape) to the node that computes with it. Tensors that lie at one place are one weight.
+Tensors that lie at one place are one weight.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from .. import dims as d
 from ..dims import Dim
-from ..graph import attr, const_tensor, static_shape, subgraphs
+from ..graph import const_tensor, subgraphs
 from ..quantization import packed
 from ..session import Session
 from .products import operator
 from .records import Layer
-from .storage import PASS_ON, is_decoder, is_weight
+from .stored_weights import Weight, Weights, place
 from .widths import VIEWS, bits
 from .zeros import count_zeros, zero_points
 
@@ -42,50 +40,11 @@ FACTORS: dict[str, tuple[int, int]] = {
 }
 """Operators that multiply and accumulate → the inputs that are the two factors."""
 
-OFFSETS: dict[str, dict[int, tuple[int, int]]] = {
-    "ConvInteger": {1: (3, 0)},
-    "MatMulInteger": {0: (2, -2), 1: (3, -1)},
-    "QLinearConv": {3: (5, 0)},
-    "QLinearMatMul": {0: (2, -2), 3: (5, -1)},
-}
-"""Operators on integers → input → the input that holds its zero points, and the axis that these go along."""
-
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 """Operators with two weights, of the input and of the state, in inputs 1 and 2."""
 
-UNPACKING = PASS_ON | {"Constant", "DequantizeLinear"}
-"""Standard operators whose result can be a weight as it is stored, unpacked or moved."""
-
 MOST_UNPACKED = 1 << 26
 """Elements up to which a weight is unpacked to count its zeros, where its form says nothing about them."""
-
-
-@dataclass
-class Weight:
-    """A tensor as it is stored, and what it stands for.
-
-    Attributes:
-        tensor: the stored elements: quantised ones, indices into a table.
-        size: elements of the weight that is computed with.
-        unpack: the node that computes the weight from the stored parts; None where it is stored as it is.
-        parts: all tensors that belong to it, with their bytes: scales, zero points, tables.
-        offset: the zero points of a quantised one, which go along `axis`, or in blocks of it.
-        bits: bits of a stored element, where these are packed into bytes; else 0.
-    """
-
-    tensor: ir.TensorProtocol
-    size: int
-    unpack: ir.Node | None = None
-    parts: list[tuple[ir.TensorProtocol, int]] = field(default_factory=list)
-    offset: ir.TensorProtocol | None = None
-    axis: int = 0
-    block: int = 0
-    bits: int = 0
-
-    @property
-    def width(self) -> int:
-        """Bits per element as stored, scales, tables and bitmaps not counted."""
-        return self.bits or self.tensor.dtype.bitwidth
 
 
 @dataclass
@@ -107,14 +66,13 @@ class Stored:
 
     def __init__(self, model: ir.Model, *, zeros: bool = False) -> None:
         self.model, self.zeros = model, zeros
-        self._weights: dict[ir.Value, Weight | None] = {}
+        self.weights = Weights(model)
         self._counted: dict[object, int | None] = {}
-        self._learned: dict[ir.Value, bool] = {}
         self._bits: dict[ir.Value, int | None] = {}
         self._held: dict[ir.Node, Held] = {}
         owned: set[object] = set()
         for node in _all_nodes(model.graph):
-            if not self._only_hands_on(node):
+            if not self.weights.only_hands_on(node):
                 self._own(node, owned)
 
     def held(self, node: ir.Node) -> Held:
@@ -152,76 +110,17 @@ class Stored:
             return 0
         return d.mul(macs, self._width(node.inputs[slots[0]]) * self._width(node.inputs[slots[1]]))
 
-    # --- who reads what
-
-    def _only_hands_on(self, node: ir.Node) -> bool:
-        """Whether `node` unpacks or moves a constant, and computes nothing."""
-        return (node.op_type == "Constant" and not node.domain) or self._unpacks(node)
-
-    def _unpacks(self, node: ir.Node) -> bool:
-        if is_decoder(node, self.model):
-            return True
-        moves = not node.domain and (node.op_type in PASS_ON or node.op_type == "DequantizeLinear")
-        return moves and bool(node.inputs) and self.weight(node.inputs[0]) is not None
-
-    def weight(self, value: ir.Value | None) -> Weight | None:
-        """The stored weight that `value` is, unpacked and moved; None for what is computed when the model runs."""
-        if value is None:
-            return None
-        if value not in self._weights:
-            self._weights[value] = self._resolve(value)
-        return self._weights[value]
-
-    def _resolve(self, value: ir.Value) -> Weight | None:
-        node = value.producer()
-        if node is not None and not node.domain and node.op_type not in UNPACKING:
-            return None
-        tensor = const_tensor(value)
-        if tensor is None and node is not None and node.op_type == "Constant" and not node.domain:
-            tensor = ir.convenience.get_const_tensor(value)
-        if tensor is not None:
-            # Not `tensor.size`: a tensor of a protobuf makes its shape anew each time that it is asked.
-            dims = static_shape(value)
-            size = math.prod(dims) if dims is not None else tensor.size
-            strings = tensor.dtype == ir.DataType.STRING
-            return Weight(tensor, size, None, [(tensor, 0 if strings else -(-size * tensor.dtype.bitwidth // 8))])
-        if node is None or not self._unpacks(node):
-            return None
-        masked = bool(node.domain) and node.op_type in ("SparseWeight", "MaskWeight") and len(node.inputs) > 1
-        inputs = list(reversed(node.inputs)) if masked else list(node.inputs)
-        inner = self.weight(inputs[0])
-        if inner is None or (not node.domain and node.op_type != "DequantizeLinear"):
-            return inner
-        others = [part for v in inputs[1:] if (w := self.weight(v)) is not None for part in w.parts]
-        dims = static_shape(value)
-        size = inner.size if dims is None else math.prod(dims)
-        found = Weight(inner.tensor, size, node, [*inner.parts, *others], bits=inner.bits)
-        if node.domain and node.op_type == "UnpackBits":
-            found.bits = attr(node, "bits", 0)
-        if not node.domain and len(node.inputs) > 2 and (offset := self.weight(node.inputs[2])) is not None:
-            found.offset = offset.tensor
-            found.axis, found.block = attr(node, "axis", 1), attr(node, "block_size", 0)
-        return found
-
-    def _read(self, node: ir.Node, slot: int) -> Weight | None:
-        """The weight in an input of `node`, with the zero points that the operator itself takes."""
-        weight = self.weight(node.inputs[slot]) if slot < len(node.inputs) else None
-        at, axis = OFFSETS.get(operator(node), {}).get(slot, (len(node.inputs), 0))
-        value = node.inputs[at] if at < len(node.inputs) else None
-        offset = const_tensor(value) if value is not None else None
-        return weight if weight is None or offset is None else replace(weight, offset=offset, axis=axis)
-
     def _own(self, node: ir.Node, owned: set[object]) -> None:
         held = Held(zeros=0 if self.zeros else None)
         for slot, value in enumerate(node.inputs):
-            if value is None or self.weight(value) is None or not self._is_parameter(value):
+            if value is None or self.weights.behind(value) is None or not self.weights.is_parameter(value):
                 continue
-            weight = self._read(node, slot)
+            weight = self.weights.read(node, slot)
             assert weight is not None
             for part, size in weight.parts:
-                if (place := _place(part)) in owned:
+                if (where := place(part)) in owned:
                     continue
-                owned.add(place)
+                owned.add(where)
                 held.weight_bits += 8 * size
                 if part is weight.tensor:
                     held.parameters += weight.size
@@ -229,27 +128,6 @@ class Stored:
                     held.zeros = None if count is None or held.zeros is None else held.zeros + count
         if held.parameters:
             self._held[node] = held
-
-    def _is_parameter(self, value: ir.Value) -> bool:
-        """Whether the constant behind `value` is a parameter, by the rules of `storage.parameters`."""
-        while value.producer() is not None:
-            node = value.producer()
-            assert node is not None
-            if is_decoder(node, self.model) or node.op_type == "Constant":
-                break
-            if node.inputs[0] is None:
-                return False
-            value = node.inputs[0]
-        node = value.producer()
-        if node is not None and is_decoder(node, self.model):
-            return True
-        if value not in self._learned:  # a constant that thousands read is judged once, by all its readers
-            weight = self.weight(value)
-            tensor = None if weight is None or not len(weight.tensor.shape) else weight.tensor
-            self._learned[value] = tensor is not None and is_weight(value, tensor.dtype, self.model)
-        return self._learned[value]
-
-    # --- zeros and widths
 
     def _factors(self, node: ir.Node) -> Iterator[Weight]:
         """The weights among the factors of what `node` multiplies and accumulates."""
@@ -260,13 +138,13 @@ class Stored:
         elif name == "Einsum" and len(node.inputs) != 2:
             slots = ()
         for slot in slots:
-            weight = self._read(node, slot)
+            weight = self.weights.read(node, slot)
             if weight is not None:
                 yield weight
 
     def _count(self, weight: Weight) -> int | None:
         """How many elements are zero; None where that would mean to unpack a large weight."""
-        key = (_place(weight.tensor), id(weight.unpack), id(weight.offset))
+        key = (place(weight.tensor), id(weight.unpack), id(weight.offset))
         if key not in self._counted:
             self._counted[key] = self._zeros(weight)
         return self._counted[key]
@@ -287,7 +165,7 @@ class Stored:
     def _width(self, value: ir.Value | None) -> int:
         """Bits of one element of a factor."""
         while value is not None:
-            weight = self.weight(value)
+            weight = self.weights.behind(value)
             if weight is not None:
                 return weight.width
             node = value.producer()
@@ -314,10 +192,6 @@ def _all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
         yield node
         for inner in subgraphs(node):
             yield from _all_nodes(inner)
-
-
-def _place(tensor: ir.TensorProtocol) -> object:
-    return (tensor.path, tensor.offset) if isinstance(tensor, ir.ExternalTensor) else id(tensor)
 
 
 def _unpack(call: ir.Node, model: ir.Model) -> np.ndarray:
