@@ -1,4 +1,4 @@
-"""How large the results of each operator are: products, windows that slide, grids, recurrent cells, attention.
+"""How large the results are of windows that slide, of pooling, and of what is resampled on a grid.
 
 Sources: the operators' own pages of the ONNX specification, and for `ceil_mode` and `auto_pad` its formulas of pooling.
 """

@@ -18,7 +18,17 @@ from .. import graph
 from ..dims import Dim, Poly
 from ..shape_rules import MOST, Elements
 from ..shape_values import ShapeValues
-from . import bounds, size_counts, size_elements, size_flow, size_moves, size_products, size_rules, size_windows
+from . import (
+    bounds,
+    size_counts,
+    size_elements,
+    size_flow,
+    size_moves,
+    size_products,
+    size_rules,
+    size_views,
+    size_windows,
+)
 from .size_rules import Sized
 from .tidying import is_intricate, is_plain, tidy
 
@@ -28,6 +38,7 @@ _NAMELESS = frozenset({"", "?", "None", "-1", "unk", "unknown"})
 RULES = {
     **size_rules.RULES,
     **size_moves.RULES,
+    **size_views.RULES,
     **size_counts.RULES,
     **size_windows.RULES,
     **size_products.RULES,
