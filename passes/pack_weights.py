@@ -17,7 +17,8 @@ from ..compiler.targets import TARGETS, Target
 from ..compiler.weights import release_tensor
 from . import weight_grid as linear
 from .grid_search import MANY, search, zero_share
-from .stored_forms import Emitter, Form, Leaf, fits, store
+from .stored_forms import fits, store
+from .weight_forms import Emitter, Form, Leaf
 
 KINDS = ("integers", "table", "float", "sparse")
 """What a form is called in the option `forms`."""

@@ -1,19 +1,26 @@
-"""Linear layers with constant weights: which matrix a weight is, and what rows it is multiplied with."""
+"""Linear layers with constant weights: which matrix each weight is; `layer_rows` says what it is multiplied with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from ..graph import attr, const_tensor, nodes, producer, rank
-from .streaming import pads, windows
+from .layer_rows import (
+    Fetched,
+    Pick,
+    column_rows,
+    conv_rows,
+    conv_transpose_rows,
+    gather_rows,
+    matmul_rows,
+    plain_rows,
+    state_rows,
+)
 
-Pick = Callable[[tuple[int, ...]], np.ndarray]
-"""Of places in an array of this shape, the flat indices of those that are looked at."""
-Fetched = Mapping[ir.Value, np.ndarray]
 _ROWS = ("MatMul", 1, ())
 """The key of layers that multiply the last axis of their input with one matrix."""
 
@@ -144,28 +151,7 @@ def _conv(node: ir.Node, weight: ir.Value, turn: tuple[int, ...]) -> Layer | Non
     seen = ((0,), (1,), tuple(range(2, n + 1)))
     kernel = weight.shape.numpy()[2:]  # type: ignore[union-attr]
     key = ("Conv", groups, tuple(kernel), *(str(attr(node, a)) for a in ("pads", "strides", "dilations", "auto_pad")))
-    return _layer(node, weight, turn, seen, (node.inputs[0],), key, _conv_rows, ((0, groups),))
-
-
-def _conv_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    x = fetched[layer.reads[0]]
-    kernel = layer.weight.shape.numpy()[2:]  # type: ignore[union-attr]
-    return _unfolded(layer.node, x, kernel, layer.sizes[0], pick)
-
-
-def _unfolded(node: ir.Node, x: np.ndarray, kernel: tuple[int, ...], groups: int, pick: Pick) -> np.ndarray:
-    shape = (x.shape[0], *_out_sizes(node, x.shape[2:], kernel))
-    seen = windows(node, x, np.unravel_index(pick(shape), shape), kernel)
-    split = seen.reshape(len(seen), groups, seen.shape[1] * seen.shape[2] // groups)
-    return np.ascontiguousarray(split.transpose(1, 0, 2))
-
-
-def _out_sizes(node: ir.Node, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-    n = len(kernel)
-    strides, dilations = attr(node, "strides", [1] * n), attr(node, "dilations", [1] * n)
-    edges = pads(node, sizes, kernel)
-    wide = [s + a + b - (k - 1) * d - 1 for s, (a, b), k, d in zip(sizes, edges, kernel, dilations, strict=True)]
-    return tuple(w // s + 1 for w, s in zip(wide, strides, strict=True))
+    return _layer(node, weight, turn, seen, (node.inputs[0],), key, conv_rows, ((0, groups),))
 
 
 def _conv_transpose(node: ir.Node, weight: ir.Value, turn: tuple[int, ...]) -> Layer | None:
@@ -176,28 +162,7 @@ def _conv_transpose(node: ir.Node, weight: ir.Value, turn: tuple[int, ...]) -> L
     kernel = weight.shape.numpy()[2:]  # type: ignore[union-attr]
     names = ("pads", "strides", "dilations", "output_padding")
     key = ("ConvTranspose", groups, tuple(kernel), *(str(attr(node, a)) for a in names))
-    return _layer(node, weight, turn, seen, (node.inputs[0],), key, _conv_transpose_rows, ((0, groups),))
-
-
-def _conv_transpose_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    """As a convolution with stride 1 over the input with zeros between its places; its taps are in reverse."""
-    node, x = layer.node, fetched[layer.reads[0]]
-    kernel = layer.weight.shape.numpy()[2:]  # type: ignore[union-attr]
-    n = len(kernel)
-    strides, dilations = attr(node, "strides", [1] * n), attr(node, "dilations", [1] * n)
-    cut, extra = attr(node, "pads", [0] * 2 * n), attr(node, "output_padding", [0] * n)
-    wide = np.zeros((*x.shape[:2], *((s - 1) * t + 1 for s, t in zip(x.shape[2:], strides, strict=True))), x.dtype)
-    every = (slice(None), slice(None))
-    wide[(*every, *(slice(None, None, t) for t in strides))] = x
-    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
-    edges = [(r - cut[d], r - cut[n + d] + extra[d]) for d, r in enumerate(reach)]
-    wide = np.pad(wide, [(0, 0), (0, 0), *((max(0, a), max(0, b)) for a, b in edges)])
-    inside = tuple(slice(max(0, -a), wide.shape[2 + d] - max(0, -b)) for d, (a, b) in enumerate(edges))
-    plain = ir.node("Conv", [], attributes={"dilations": list(dilations)})
-    seen = _unfolded(plain, wide[(*every, *inside)], kernel, layer.sizes[0], pick)
-    size = int(np.prod(kernel))
-    taps = seen.reshape(*seen.shape[:2], seen.shape[2] // size, size)
-    return np.ascontiguousarray(taps[..., ::-1]).reshape(seen.shape)
+    return _layer(node, weight, turn, seen, (node.inputs[0],), key, conv_transpose_rows, ((0, groups),))
 
 
 def _matmul(node: ir.Node, weight: ir.Value, turn: tuple[int, ...], at: int) -> Layer | None:
@@ -208,26 +173,7 @@ def _matmul(node: ir.Node, weight: ir.Value, turn: tuple[int, ...], at: int) -> 
         return None
     seen = (tuple(range(n - 2)), *last)
     batch = tuple(int(weight.shape.numpy()[a]) for a in turn[:-2])  # type: ignore[union-attr]
-    return _layer(node, weight, turn, seen, (other,), ("MatMul", at, batch), _matmul_rows)
-
-
-def _matmul_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    _, at, batch, *_ = layer.key
-    x = fetched[layer.reads[0]]
-    return _rows_of(x if at == 1 else np.swapaxes(x, -1, -2), batch, pick)  # type: ignore[arg-type]
-
-
-def _rows_of(x: np.ndarray, batch: tuple[int, ...], pick: Pick) -> np.ndarray:
-    """The rows along the last axis; of an input with one part for each of a batch of matrices, each part apart."""
-    count = int(np.prod(batch, dtype=np.int64))
-    if count == 1:
-        return x.reshape(-1, x.shape[-1])[pick(x.shape[:-1])][None]
-    full = np.broadcast_shapes(x.shape[:-2], batch)
-    x = np.broadcast_to(x, (*full, *x.shape[-2:]))
-    first = len(full) - len(batch)
-    x = np.moveaxis(x, range(first, len(full)), range(len(batch)))
-    places = x.shape[len(batch) : -1]
-    return x.reshape(count, int(np.prod(places)), x.shape[-1])[:, pick(places)]
+    return _layer(node, weight, turn, seen, (other,), ("MatMul", at, batch), matmul_rows)
 
 
 def _gemm(node: ir.Node, weight: ir.Value, turn: tuple[int, ...], at: int) -> Layer | None:
@@ -236,11 +182,7 @@ def _gemm(node: ir.Node, weight: ir.Value, turn: tuple[int, ...], at: int) -> La
     seen = ((), (1 - contracted,), (contracted,))
     flip = bool(attr(node, "transA", 0)) if at else not attr(node, "transB", 0)
     key = ("columns",) if flip else _ROWS
-    return _layer(node, weight, turn, seen, (node.inputs[1 - at],), key, _column_rows if flip else _plain_rows)
-
-
-def _column_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    return _rows_of(fetched[layer.reads[0]].T, (), pick)
+    return _layer(node, weight, turn, seen, (node.inputs[1 - at],), key, column_rows if flip else plain_rows)
 
 
 def _recurrent(node: ir.Node, weight: ir.Value, turn: tuple[int, ...], at: int) -> Layer | None:
@@ -249,43 +191,17 @@ def _recurrent(node: ir.Node, weight: ir.Value, turn: tuple[int, ...], at: int) 
     seen = ((0,), (1,), (2,))
     how = (attr(node, "layout", 0), attr(node, "direction", "forward"))
     if at == 1:
-        return _layer(node, weight, turn, seen, (node.inputs[0],), _ROWS, _plain_rows)
+        return _layer(node, weight, turn, seen, (node.inputs[0],), _ROWS, plain_rows)
     initial = node.inputs[5] if len(node.inputs) > 5 else None
     states = node.outputs[0] if node.outputs else None
-    return _layer(node, weight, turn, seen, (states, initial), ("states", *how), _state_rows)
-
-
-def _plain_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    return _rows_of(fetched[layer.reads[0]], (), pick)
-
-
-def _state_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    """The states before each step: directions x places x states. GRU's reset gate is left out of account."""
-    layout, direction = layer.key[1:3]
-    states, *rest = (fetched[v] for v in layer.reads)
-    start = rest[0] if rest else np.zeros(states[0].shape if not layout else states[:, 0].shape, np.float32)
-    if layout:  # batch x steps x directions x states; the first states are batch x directions x states
-        states, start = states.transpose(1, 2, 0, 3), start.transpose(1, 0, 2)
-    before = []
-    for d in range(states.shape[1]):
-        back = direction == "reverse" or d == 1
-        each = [states[1:, d], start[None, d]] if back else [start[None, d], states[:-1, d]]
-        before.append(np.concatenate(each).reshape(-1, states.shape[-1]))
-    at = pick((states.shape[0], states.shape[2]))
-    return np.stack([b[at] for b in before])
+    return _layer(node, weight, turn, seen, (states, initial), ("states", *how), state_rows)
 
 
 def _gather(node: ir.Node, weight: ir.Value, turn: tuple[int, ...]) -> Layer | None:
     n = len(turn)
     axis = int(attr(node, "axis", 0)) % n
     others = tuple(a for a in range(n) if a != axis)
-    return _layer(node, weight, turn, ((), others, (axis,)), (node.inputs[1],), ("Gather",), _gather_rows)
-
-
-def _gather_rows(layer: Layer, fetched: Fetched, pick: Pick) -> np.ndarray:
-    indices = np.asarray(fetched[layer.reads[0]])
-    chosen = indices.reshape(-1)[pick(indices.shape)].astype(np.int64)
-    return np.where(chosen < 0, chosen + layer.sizes[2], chosen)
+    return _layer(node, weight, turn, ((), others, (axis,)), (node.inputs[1],), ("Gather",), gather_rows)
 
 
 _Maker = Callable[[ir.Node, ir.Value, tuple[int, ...]], Layer | None]

@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from ..errors import UsageError
 from .batching import WIDEST, batches, free, parts, probed, samples
-from .linear_layers import Fetched, Layer
+from .layer_rows import Fetched
+from .linear_layers import Layer
 from .streaming import Feeds, Fetcher, Runs, places
 from .sums import Running, Sums
 
