@@ -262,4 +262,4 @@ def zero_share(array: np.ndarray) -> float:
     """How many of the elements are zero, 0 … 1."""
     if not array.size:
         return 0.0
-    return 1 - sum(int(np.count_nonzero(p)) for _, p in row_blocks(array)) / array.size
+    return sum(int(np.count_nonzero(p == 0)) for _, p in row_blocks(array)) / array.size

@@ -214,7 +214,7 @@ class Table(Grid):
             some = part[along(self.axis, slice(own.start // v, own.stop // v))]
             for j in range(v):
                 lane = slice(own.start + j, own.stop, v)
-                found[along(self.axis, lane)] = np.ascontiguousarray(table[:, j])[some]
+                found[along(self.axis, lane)] = np.ascontiguousarray(table[:, j]).take(some)
         if self.scales is not None:
             found *= spread(self.scales, self.axis, 0, shape, rows)
         return found

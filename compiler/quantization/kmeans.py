@@ -16,8 +16,9 @@ import numpy as np
 EXACT = 1 << 16
 """Numbers up to which each distinct one counts on its own; more are counted in bins."""
 
-PRECISION = 13
-"""Bins are 2^-13 of their distance from 0 wide; near 0, of a quarter of the standard deviation."""
+PRECISION, FEW = (13, 11), 32
+"""Bins are 2^-13 of their distance from 0 wide; near 0, of a quarter of the standard deviation. For up to so `FEW`
+centres, whose clusters are wide, 2^-11: four times as many bins fit a cache."""
 
 WINDOW = 8
 """Places that are tried on either side of the present one."""
@@ -39,23 +40,33 @@ class Atoms(NamedTuple):
 
 
 class Histogram:
-    """Counts (or sums of weights) of numbers in bins, filled piece by piece; `spacing` is their deviation from 0."""
+    """Counts (or sums of weights) of numbers in bins, filled piece by piece.
 
-    def __init__(self, spacing: float) -> None:
-        self._offset = np.float32(max(spacing / 4, np.finfo(np.float32).tiny * 2**PRECISION))
-        self._shift = np.int32(23 - PRECISION)
-        self._first = int(self._bits(np.zeros(1, np.float32))[0])
+    `spacing` is their deviation from 0, `k` how many centres will be looked for.
+    """
+
+    def __init__(self, spacing: float, k: int) -> None:
+        precision = PRECISION[k <= FEW]
+        self._offset = np.float32(max(spacing / 4, np.finfo(np.float32).tiny * 2**precision))
+        self._shift = np.int32(23 - precision)
+        self._first = np.int32(self._bits(np.zeros(1, np.float32))[0])
         self._sides = [np.zeros(0), np.zeros(0)]
 
-    def _bits(self, magnitude: np.ndarray) -> np.ndarray:
-        return np.asarray((magnitude + self._offset).view(np.int32) >> self._shift)
+    def _bits(self, part: np.ndarray) -> np.ndarray:
+        moved = np.abs(part)
+        moved += self._offset
+        bits = moved.view(np.int32)
+        bits >>= self._shift
+        return bits
 
     def count(self, part: np.ndarray, weights: np.ndarray | None = None) -> list[np.ndarray]:
         """What `add` takes: the bins of a contiguous float32 array, those above 0 first."""
-        place = self._bits(np.abs(part))
-        place -= np.int32(self._first)
+        place = self._bits(part)
+        place -= self._first
         size = int(place.max(initial=0)) + 1
-        place += np.int32(size) * (part < 0)
+        below = part.view(np.int32) >> np.int32(31)  # All bits where the sign is set.
+        below &= np.int32(size)
+        place += below
         flat = None if weights is None else np.broadcast_to(weights, part.shape).ravel()
         found = np.bincount(place.ravel(), flat, 2 * size)
         return [found[:size], found[size:]]
@@ -74,7 +85,7 @@ class Histogram:
         """The middles of the bins that are not empty, with what is in them."""
         parts = []
         for sign, mass in zip((1, -1), self._sides, strict=True):
-            bits = (np.flatnonzero(mass) + self._first).astype(np.int64) << int(self._shift)
+            bits = (np.flatnonzero(mass) + int(self._first)).astype(np.int64) << int(self._shift)
             edges = [
                 (bits + add).astype(np.int32).view(np.float32).astype(np.float64) for add in (0, 1 << int(self._shift))
             ]
@@ -83,12 +94,15 @@ class Histogram:
         return _sorted(np.concatenate([parts[1].x, parts[0].x]), np.concatenate([parts[1].mass, parts[0].mass]))
 
 
-def atoms(array: np.ndarray, weights: np.ndarray | None = None) -> Atoms:
-    """The distinct numbers of a float32 array, in bins when there are many; `weights` broadcast against it."""
+def atoms(array: np.ndarray, weights: np.ndarray | None = None, k: int = 256) -> Atoms:
+    """The distinct numbers of a float32 array, in bins when there are many; `weights` broadcast against it.
+
+    Bins are as fine as `k` centres need.
+    """
     if array.size <= EXACT:
         mass = np.ones(array.size) if weights is None else np.broadcast_to(weights, array.shape).ravel()
         return _sorted(array.ravel().astype(np.float64), mass.astype(np.float64))
-    found = Histogram(float(np.sqrt(np.square(array, dtype=np.float64).mean())))
+    found = Histogram(float(np.sqrt(np.square(array, dtype=np.float64).mean())), k)
     found.add(found.count(np.ascontiguousarray(array), weights))
     return found.atoms()
 
@@ -141,11 +155,11 @@ def _improved(moments: np.ndarray, places: np.ndarray, step: float | None) -> tu
     n, count = moments.shape[1] - 1, 2 * WINDOW + 1
     offsets = np.arange(-WINDOW, WINDOW + 1)
     if step is None:
-        tried = np.clip(places[:, None] + offsets, 0, n)
+        tried = np.clip(places[:, None] + offsets, 1, n - 1)
     else:
         edges = np.concatenate([[0], places, [n]])
         tried = np.interp(np.arange(1, len(edges) - 1)[:, None] + offsets * step, np.arange(len(edges)), edges)
-        tried = tried.astype(np.int64)
+        tried = np.clip(tried.astype(np.int64), 1, n - 1)  # The last number may be one far out, and worth a cluster.
         tried[:, WINDOW] = places
     at = moments[:, tried]
     between = _gain(at[:, 1:, :, None] - at[:, :-1, None, :])

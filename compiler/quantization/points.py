@@ -16,8 +16,8 @@ BLOCK = 1 << 18
 BINS = 1 << 13
 """Bins in which `nearest_points` looks numbers up."""
 
-COMPARED = 7
-"""Bounds up to which a number is compared with each."""
+COMPARED = 24
+"""Bounds up to which a number is compared with each: 0.15 ns a bound; a table of bins takes 4."""
 
 PIECE = 1 << 15
 """Vectors that are compared with a point at a time."""
@@ -121,8 +121,10 @@ def nearest_points(array: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _counted(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """How many of a few bounds a number reaches."""
     found = np.zeros(flat.shape, np.uint8)
+    reached = np.empty(flat.shape, bool)
     for bound in bounds:
-        found += (flat >= bound).view(np.uint8)
+        np.greater_equal(flat, bound, out=reached)
+        found += reached.view(np.uint8)
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgec.compiler.quantization import kmeans
+from edgec.compiler.quantization import gridtables
 from edgec.compiler.quantization.kmeans import Atoms, Histogram, atoms, cluster, distortion
 from edgec.compiler.quantization.points import nearest_of, nearest_points
 from edgec.compiler.quantization.vectors import cluster_vectors
@@ -44,6 +44,12 @@ def test_within_a_ten_thousandth_of_dynamic_programming(k: int, seed: int) -> No
     assert distortion(numbers, centres) <= exact(numbers, k) * 1.0001
 
 
+@pytest.mark.parametrize("far", [(50.0,), (50.0, -70.0)])
+def test_a_single_number_far_out_gets_a_centre(far: tuple[float, ...]) -> None:
+    numbers = atoms(np.append(mixture(500), np.float32(far)))
+    assert distortion(numbers, cluster(numbers, 4)) <= exact(numbers, 4) * 1.0001
+
+
 def test_with_weights_as_well() -> None:
     rng = np.random.default_rng(0)
     w, weights = mixture(400), rng.uniform(0, 1, 400) ** 4
@@ -60,7 +66,7 @@ def test_bins_cost_next_to_nothing(k: int, worse: float) -> None:
     w = np.random.default_rng(1).standard_t(6, 150_000).astype(np.float32)
     x, count = np.unique(w.astype(np.float64), return_counts=True)
     every = Atoms(x, count.astype(np.float64))
-    binned = atoms(w)
+    binned = atoms(w, k=k)
     assert len(binned.x) < len(x) / 2, "there must be bins for this to say anything"
     assert distortion(every, cluster(binned, k)) <= distortion(every, cluster(every, k)) * worse
 
@@ -88,9 +94,10 @@ def test_few_numbers_are_centres_themselves(numbers: list[float], k: int) -> Non
         assert np.array_equal(found, distinct)
 
 
-def test_pieces_of_a_histogram_add_up() -> None:
+@pytest.mark.parametrize("k, precision", [(16, 11), (256, 13)])
+def test_pieces_of_a_histogram_add_up(k: int, precision: int) -> None:
     w = mixture(10_000)
-    whole, parts = Histogram(0.05), Histogram(0.05)
+    whole, parts = Histogram(0.05, k), Histogram(0.05, k)
     whole.add(whole.count(w))
     for part in np.split(w, [10, 11, 3000]):
         parts.add(parts.count(np.ascontiguousarray(part)))
@@ -98,9 +105,23 @@ def test_pieces_of_a_histogram_add_up() -> None:
         assert np.array_equal(a, b)
     assert whole.atoms().mass.sum() == w.size
     near = np.abs(w[:, None] - whole.atoms().x[None, :]).min(1)
-    assert (near <= (np.abs(w) + 0.05 / 4) * 2.0**-kmeans.PRECISION).all(), (
-        "no number is further from its bin than that"
-    )
+    assert (near <= (np.abs(w) + 0.05 / 4) * 2.0**-precision).all(), "no number is further from its bin"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_large_weight_is_sampled_evenly(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every n-th number would, of a weight with a pattern of that length, see nothing but one of its numbers."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(1000, 1200)).astype(np.float32)
+    w[:, ::5] *= 5  # There are 4.6 times as many as are enough for four centres.
+    w.reshape(-1)[1] = 2000  # Who misses it pays more than for all the others.
+    lost = []
+    for enough in (gridtables.ENOUGH, w.size):
+        monkeypatch.setattr(gridtables, "ENOUGH", enough)
+        found = gridtables.fit_table(w, axis, 2, None, False, 0, 1)
+        lost.append(float(np.square(found.round(w) - w).sum()))
+    assert lost[0] != lost[1], "some of the numbers must do for this to say anything"
+    assert lost[0] <= lost[1] * 1.0001
 
 
 @given(
