@@ -91,9 +91,11 @@ def _internal(error: Exception, arguments: Sequence[str], written: Written) -> i
     where = traceback.extract_tb(error.__traceback__)[-1]
     if "-v" in arguments:
         traceback.print_exception(error)
+    what = str(error).splitlines()[0] if str(error) else "no message"
+    place = ", ".join([f"{Path(where.filename).name}:{where.lineno}", *getattr(error, "__notes__", ())])
     _say(
-        f"edgec: internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} "
-        f"({Path(where.filename).name}:{where.lineno}); {_so_far(written)}. Please report it; -v shows the traceback."
+        f"edgec: internal error: {type(error).__name__}: {what} ({place}); {_so_far(written)}. "
+        "Please report it; -v shows the traceback."
     )
     return 1
 

@@ -11,18 +11,11 @@ import onnx_ir as ir
 
 from .build import F16, F32, I32, TINY, Slot, Var
 from .constants import INLINE, Affine, Constant, of_array, to_int32
+from .unlowered import Unlowered
 
 if TYPE_CHECKING:
     from .lower import Lowering
     from .packed import Packed
-
-
-class Unlowered(Exception):
-    """The node can't be expressed; carries why. Collected by the lowering, so that all are reported at once."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
 
 
 def only_rounded(value: ir.Value) -> bool:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ...compiler.errors import Missing
 from ...compiler.functions import DOMAIN
 from ...compiler.targets import OPSET
-from .call import Unlowered
+from .unlowered import Unlowered
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 INTEGERS = frozenset({

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.errors import Missing, UnsupportedOp
+from .unlowered import Unlowered
 
 INLINE = 64
 """Elements up to which the builder gets the real numbers: shapes, axes and scalars take part in its inference."""
@@ -192,10 +193,10 @@ def of_array(array: np.ndarray, *key: Any) -> Constant:
 
 
 def to_int32(array: np.ndarray) -> np.ndarray:
-    """64-bit or unsigned integers as int32. Raises OverflowError when one doesn't fit."""
+    """64-bit or unsigned integers as int32. Raises Unlowered when one doesn't fit."""
     if array.size and (int(array.max()) > INT32.max or int(array.min()) < INT32.min):
         bad = int(array.max()) if int(array.max()) > INT32.max else int(array.min())
-        raise OverflowError(f"the integer {bad} does not fit into 32 bits, and Core ML has no wider integers")
+        raise Unlowered(f"the integer {bad} does not fit into 32 bits, and Core ML has no wider integers")
     return array.astype(np.int32)
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.backend import EmitOptions
+from ...compiler.errors import Missing
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
+from .unlowered import Unlowered
 
 HALF, FLOAT, DOUBLE = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE
 
@@ -43,6 +45,7 @@ class Interface:
         self.names = Names()
         self.inputs: dict[str, str] = {}
         self.outputs: dict[str, str] = {}
+        self.missing: list[Missing] = []
         self.contract: list[str] = []
         self._fp16 = options.io == "fp16" and builder.target.fp16_io
         if options.io == "fp16" and not builder.target.fp16_io:
@@ -75,11 +78,19 @@ class Interface:
         return Slot(half=var) if dtype == F16 else Slot(full=var)
 
     def write(self, outputs: Sequence[tuple[ir.Value, Slot]]) -> list[Var]:
-        """The program's outputs: each its own variable, of a type that Core ML can hand out, under its legal name."""
+        """The program's outputs: each its own variable, of a type that Core ML can hand out, under its legal name.
+
+        What Core ML can't hold goes into `missing` instead.
+        """
         done: list[Var] = []
         for value, slot in outputs:
             name = self._rename("output", value, self.outputs)
-            var = self.builder.cast(self._plain(slot), self._type("output", value, name))
+            try:
+                held = self._plain(slot)
+            except Unlowered as e:
+                self.missing.append(Missing("", f"output '{value.name}'", e.why))
+                continue
+            var = self.builder.cast(held, self._type("output", value, name))
             if len(var.shape) == 0:
                 self.contract.append(f"output '{name}': a scalar is given as shape [1]")
                 var = self.builder.op("expand_dims", x=var, axes=[0])

@@ -16,16 +16,13 @@ from ...compiler.backend import EmitOptions
 from ...compiler.errors import Missing, UnsupportedOp
 from ...compiler.targets import Target
 from .build import BOOL, F16, F32, I32, Builder, Slot, Var
-from .call import Call, Unlowered, only_rounded
+from .call import Call, only_rounded
 from .checks import FLOATS, MAX_RANK, check_attributes, check_input, check_output, check_values, is_static
 from .constants import Constant, of_value
 from .interface import Interface
 from .mil import quiet
 from .registry import Row, lowerings
-
-
-class Follows(Exception):
-    """The node reads what could not be made: reported where it began."""
+from .unlowered import Follows, Unlowered, refused
 
 
 class Lowering:
@@ -66,7 +63,10 @@ class Lowering:
             for node in graph:
                 self.lower(node)
             if not self.missing:
-                function.set_outputs(self.interface.write([(v, self.slot(v)) for v in graph.outputs]))
+                outputs = self.interface.write([(v, self.slot(v)) for v in graph.outputs])
+                self.missing += self.interface.missing
+                if not self.missing:
+                    function.set_outputs(outputs)
 
     def lower(self, node: ir.Node) -> None:
         """Lower one node and bind its outputs."""
@@ -84,9 +84,10 @@ class Lowering:
             self._lost.update(node.outputs)
         except Unlowered as e:
             self._fail(node, e.why)
-        except OverflowError as e:
-            self._fail(node, str(e))
-        except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as e:
+        except Exception as e:
+            if not refused(e):
+                e.add_note(f"while lowering {node.op_type} '{node.name}'")
+                raise
             self._fail(node, f"coremltools refuses it: {' '.join(str(e).split())[:300]}")
 
     def bind(self, slots: dict[ir.Value, Slot]) -> None:
@@ -246,9 +247,13 @@ class Lowering:
 
     def _check_initializers(self) -> None:
         for value in self.model.graph.initializers.values():
-            if value.const_value is not None and value.dtype == ir.DataType.STRING and value.uses():
+            if value.const_value is not None and value.dtype == ir.DataType.STRING and _read(value):
                 self.missing.append(Missing("", f"initializer '{value.name}'", "Core ML has no strings"))
                 self._slots[value] = Slot()
+
+
+def _read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def build(model: ir.Model, target: Target, options: EmitOptions) -> Lowering:
