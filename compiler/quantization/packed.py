@@ -11,6 +11,7 @@ from ..functions import DECODERS, DOMAIN
 from ..graph import attr, const_tensor, is_const, nodes, static_shape
 from ..session import Session
 from ..targets import OPSET, Storage
+from .predecoded import decoded
 
 SHORT_FLOATS = frozenset({ir.DataType.BFLOAT16, *(t for t in ir.DataType if t.name.startswith("FLOAT8"))})
 """Formats of numbers that float32 holds exactly and no Core ML version has."""
@@ -73,6 +74,9 @@ def roots(model: ir.Model) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
 
 def dense(model: ir.Model, value: ir.Value, chain: list[ir.Node]) -> np.ndarray:
     """The weight, as a session unpacks it. Only that one is in memory. Raises ModelError."""
+    found = decoded(model, value, chain)
+    if found is not None:
+        return found
     twins: dict[ir.Value, ir.Value] = {}
     stored: list[ir.Value] = []
     copies: list[ir.Node] = []

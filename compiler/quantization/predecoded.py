@@ -50,6 +50,18 @@ def predecode(model: ir.Model, proto: onnx.ModelProto, tensors: dict[str, ir.Ten
         _drop(proto, tensors, gone)
 
 
+def decoded(model: ir.Model, value: ir.Value, chain: Sequence[ir.Node]) -> np.ndarray | None:
+    """The weight `value` that these nodes make; None where one is no function of ours, or the bytes don't fit."""
+    ops = {n.op_type if n.domain == DOMAIN and not n.overload else "" for n in chain}
+    node = value.producer()
+    if node is None or not all(op in DECODERS and _is_ours(model, op) for op in ops):
+        return None
+    try:
+        return plain(_decoded(node))
+    except (ValueError, IndexError):
+        return None
+
+
 def _chosen(model: ir.Model, known: set[str]) -> list[ir.Node]:
     """The nodes that hand a weight to others than decoding nodes, as many as there is memory for."""
     good: dict[ir.Node, None] = {}

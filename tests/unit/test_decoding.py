@@ -133,8 +133,12 @@ def packed_model(name: str) -> ir.Model:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_that_is_stored(name: str) -> None:
-    ours, theirs = (Session(packed_model(name), bodies=b).run(X)["y"] for b in (False, True))
+    model = packed_model(name)
+    ours, theirs = (Session(model, bodies=b).run(X)["y"] for b in (False, True))
     assert np.array_equal(ours, theirs)
+    for value, chain in packed.roots(model):
+        alone = packed.dense(model, value, chain)
+        assert np.array_equal(X["x"] * alone.astype(np.float32), ours)
 
 
 def test_another_body_is_run_as_it_is() -> None:
@@ -146,8 +150,11 @@ def test_another_body_is_run_as_it_is() -> None:
     (last,) = (n for n in body.node if "weight" in n.output)
     last.output[0] = "half"
     body.node.append(onnx.helper.make_node("Add", ["half", "half"], ["weight"]))
-    got = Session(ir.from_proto(proto)).run(X)["y"]
+    other = ir.from_proto(proto)
+    got = Session(other).run(X)["y"]
     assert np.array_equal(got, 2 * expected)
+    (root,) = packed.roots(other)
+    assert np.array_equal(X["x"] * packed.dense(other, *root), got)
     assert onnxruntime.InferenceSession(proto.SerializeToString()).run(None, X)[0].shape == got.shape
 
 
