@@ -132,9 +132,11 @@ def _compile(o: argparse.Namespace, written: Written) -> int:
     level, target = f"O{o.level}", find_target(o.target)
     if o.print_pipeline:
         kind = pipelines.precision_of(level, target, o.precision)
-        steps = pipelines.build(pipelines.pipeline(level, target, kind, o.passes, o.opset))
         extra = [p for specs in o.extra for p in find_passes(specs)]
-        print("\n".join(p.spec for p in pipelines.placed(steps, extra)))
+        plan = pipelines.plan(level, target, kind, o.passes, extra, o.opset)
+        print("\n".join(p.spec for p in plan.steps))
+        for note in plan.notes.values():
+            _say(f"edgec: {note}")
         return 0
     if not o.model:
         raise UsageError("which model? edgec MODEL [options]; `edgec --help` lists them")

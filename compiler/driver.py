@@ -119,22 +119,13 @@ def compile(
         raise UsageError(f"unknown mode '{verify}' of verify; choose one of {', '.join(get_args(VerifyMode))}")
     pipelines.check_options(where, io, opset)
     kind = pipelines.precision_of(level, where, precision)
-    steps = pipelines.placed(
-        pipelines.build(pipelines.pipeline(level, where, kind, passes, opset)), _extra(extra_passes)
-    )
+    plan = pipelines.plan(level, where, kind, passes, _extra(extra_passes), opset)
     h = clock.hooks
-    shrunk = Shrunk(steps, h.pass_ended)
+    shrunk = Shrunk(plan.steps, h.pass_ended)
     watched = Options(
-        verify,
-        strict,
-        max_error,
-        min_snr,
-        bisect_limit,
-        _path(reproducers),
-        h.pass_started,
-        shrunk.ended,
-        layers,
-    )
+        verify, strict, max_error, min_snr, bisect_limit, layers=layers, reproducers=_path(reproducers),
+        started=h.pass_started, ended=shrunk.ended,
+    )  # fmt: skip
     scratch = Scratch(_path(workdir))
     try:
         with clock("load"), _naming(source):
@@ -154,8 +145,10 @@ def compile(
                 resume=_path(resume), progress=h.progress,
             )  # fmt: skip
             manager = Manager(context, watched, ref.outputs, ref.other)
-            model = manager.run(model, steps)
-        report.pipeline, report.passes = [p.spec for p in steps], manager.records
+            model = manager.run(model, plan.steps)
+        report.pipeline, report.passes = [p.spec for p in plan.steps], manager.records
+        for i, note in plan.notes.items():
+            report.passes[i].notes.insert(0, note)
         with clock("lower"):
             path = scratch.dir / (name or f"{_stem(source)}{where.suffix}")
             timed = ref.samples.first if latency and verify != "off" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from .errors import UsageError
 from .passbase import Pass, split_specs
@@ -145,29 +146,59 @@ def pipeline(
 
 
 LATE = frozenset({
-    "pack-weights", "quantize-activations", "round-activations", "round-weights", "unpack-weights", "legalize",
+    "legalize", "pack-weights", "quantize", "quantize-activations", "round-activations", "round-weights",
+    "unpack-weights",
 })  # fmt: skip
 """Behind the first of these weights are rounded, packed, half, or in the target's own operators."""
-
-
-STORING = frozenset({"pack-weights", "quantize", "round-weights"})
+ROUNDING = frozenset({"quantize", "round-weights"})
+"""What says how many bits weights have. A user's takes the place of the level's own."""
+STORING = ROUNDING | {"pack-weights"}
 """What rounds and packs weights, before they are written as the target has them: half, or in operators of its own."""
 WRITING = frozenset({"legalize", "round-activations", "unpack-weights"})
 """Behind the first of these weights are as the target has them."""
 
 
-def placed(steps: Sequence[Pass], extra: Sequence[Pass]) -> list[Pass]:
+@dataclass(frozen=True)
+class Plan:
+    """The passes of one compilation, in order. `notes` says of some of them, by place, what they have displaced."""
+
+    steps: list[Pass]
+    notes: dict[int, str] = field(default_factory=dict)
+
+
+def plan(
+    level: str,
+    target: Target,
+    precision: str,
+    passes: str | None = None,
+    extra: Sequence[Pass] = (),
+    opset: int | None = None,
+) -> Plan:
+    """The passes of a level for a target, or those of the specs `passes`, with `extra` ones of the user."""
+    return placed(build(pipeline(level, target, precision, passes, opset)), extra, "" if passes is not None else level)
+
+
+def placed(steps: Sequence[Pass], extra: Sequence[Pass], level: str = "") -> Plan:
     """The passes of a level with those that a user adds: at the end, but for those that would be of no use there.
 
     What prunes, and what the user has before it, unless this rounds or packs, comes before the first of `LATE`. What
-    rounds or packs weights comes next, before the first of `WRITING`. The user's order stays.
+    rounds or packs weights comes next, before the first of `WRITING`; what rounds them replaces the rounding of the
+    `level`, if it is one's. The user's order stays.
     """
     early = _up_to(extra, [p.prunes for p in extra], [p.lossy or p.name in LATE for p in extra])
     storing = [p.name in STORING for p in extra]
     middle = early + _up_to(extra[early:], storing[early:], [p.lossy for p in extra[early:]])
     late, writing = (_first(steps, names) for names in (LATE, WRITING))
-    before, between, behind = steps[:late], steps[late:writing], steps[writing:]
-    return [*before, *extra[:early], *between, *extra[early:middle], *behind, *extra[middle:]]
+    before, between, behind = [*steps[:late], *extra[:early]], steps[late:writing], [*steps[writing:], *extra[middle:]]
+    packing = early + _first(extra[early:middle], frozenset({"pack-weights"}))
+    own = [p for p in between if p.name in ROUNDING]
+    first = early + _first(extra[early:packing], ROUNDING)
+    if not level or not own or first == packing:
+        return Plan([*before, *between, *extra[early:middle], *behind])
+    found = [*before, *extra[early:packing], *(p for p in between if p not in own), *extra[packing:middle], *behind]
+    names = " and ".join(p.spec for p in own)
+    note = f"-{level} leaves out its own {names}: {extra[first].spec} rounds the weights"
+    return Plan(found, {len(before) + first - early: note})
 
 
 def _up_to(passes: Sequence[Pass], wanted: Sequence[bool], stops: Sequence[bool]) -> int:
