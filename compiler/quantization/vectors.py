@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .points import nearest_of
+from .points import nearest_of, on_cores
 
 SAMPLE, ENOUGH = 1 << 13, 128
 """Vectors that the centres of a table are looked for among, evenly taken from all: in all, or if more for each."""
@@ -14,7 +14,8 @@ SAMPLE, ENOUGH = 1 << 13, 128
 SEEDS = 32
 """Vectors for each centre that the first centres are chosen of."""
 
-STEPS = 15
+STEPS, LAST = 15, 8
+"""At most: among the vectors that the first centres were chosen of, then among all."""
 
 GAIN = 5e-4
 """Of the square error: what a step must gain for another one."""
@@ -41,19 +42,20 @@ def cluster_vectors(
     channels = array.shape[axis]
     rows = np.moveaxis(array, axis, 0)
     weights = None if importance is None else np.moveaxis(importance, axis, 0)
-    found = []
     step = group or channels
     most = max(SAMPLE, ENOUGH * k)
     each = step // vector * max(1, rows[0].size)
     many = max(1, BATCH // min(most, each))
-    for some in _batches(channels, step, many):
+
+    def work(some: slice) -> np.ndarray:
         size = min(step, some.stop - some.start)
         every = max(1, size // vector * rows[0].size // most)
         own = _lanes(rows[some], scales[some], size, vector)[..., ::every]
         mass = _lanes(np.broadcast_to(np.float32(1), rows[some].shape) if weights is None else weights[some],
                       1 / np.maximum(share[some], np.float32(1e-30)), size, vector)[..., ::every].mean(0)  # fmt: skip
-        found.append(_clustered(np.ascontiguousarray(own), mass, k))
-    return np.concatenate(found)
+        return _clustered(np.ascontiguousarray(own), mass, k)
+
+    return np.concatenate(on_cores(work, _batches(channels, step, many)))
 
 
 def _batches(channels: int, step: int, many: int) -> Iterator[slice]:
@@ -74,22 +76,33 @@ def _lanes(rows: np.ndarray, scales: np.ndarray, size: int, vector: int) -> np.n
 
 def _clustered(lanes: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
     """Centres [groups, k, vector] of vectors, vector x groups x n, that count their mass, groups x n."""
-    groups = lanes.shape[1]
     some = slice(None, None, max(1, lanes.shape[2] // (SEEDS * k)))
-    centres = _seeded(np.ascontiguousarray(lanes[..., some]), mass[:, some], k)
+    part = np.ascontiguousarray(lanes[..., some])
+    centres = _seeded(part, mass[:, some], k)
+    if part.shape[2] < lanes.shape[2]:
+        centres = _moved(part, mass[:, some], centres, STEPS)
+        return _moved(lanes, mass, centres, LAST)
+    return _moved(lanes, mass, centres, STEPS)
+
+
+def _moved(lanes: np.ndarray, mass: np.ndarray, centres: np.ndarray, steps: int) -> np.ndarray:
+    """Lloyd's steps: each centre becomes the mean of the vectors that it is the nearest to."""
+    groups, k, _ = centres.shape
     weight = mass.astype(np.float64)
+    weighted = [weight * own for own in lanes]
+    whole = sum(float((own * part).sum()) for own, part in zip(lanes, weighted, strict=True))
     first = (np.arange(groups) * k)[:, None]
     last = np.inf
-    for _ in range(STEPS):
-        place, far = nearest_of(lanes, centres)
-        lost = float((far * weight).sum())
-        if lost == 0 or (last - lost <= GAIN * last and lost < last < np.inf):
+    for _ in range(steps):
+        at = (nearest_of(lanes, centres, exact=False) + first).ravel()
+        total = np.bincount(at, weight.ravel(), groups * k).reshape(groups, k)
+        sums = np.stack([np.bincount(at, own.ravel(), groups * k).reshape(groups, k) for own in weighted], -1)
+        # The square error of these clusters about the old centres.
+        lost = whole - 2 * float((sums * centres).sum()) + float((total[..., None] * np.square(centres)).sum())
+        if lost <= 0 or (last - lost <= GAIN * last and lost < last < np.inf):
             break
         last = lost
-        at = (place + first).ravel()
-        total = np.bincount(at, weight.ravel(), groups * k).reshape(groups, k)
-        sums = [np.bincount(at, (weight * own).ravel(), groups * k).reshape(groups, k) for own in lanes]
-        new = np.stack(sums, -1) / np.maximum(total, 1e-300)[..., None]
+        new = sums / np.maximum(total, 1e-300)[..., None]
         centres = np.where(total[..., None] > 0, new, centres).astype(np.float32)
     return centres
 
