@@ -63,7 +63,7 @@ def rows(task: Task, bits: list[int], by: str, most: int, scratch: Scratch) -> I
         for what, plan in (("same", uniform(curves, limit)), ("different", Steps(curves).of_size(limit))):
             if plan is None:
                 continue
-            found = others.damage(fits.rounded(plan))
+            found = others.damage(fits.finished(plan))
             yield {
                 "model": task.name, "weights": len(fits.found), "bits": b, "of each weight": what,
                 "kB": round(size(plan) / 1e3, 1), "SNR expected": _db(noise(plan)), "SNR": _db(found.noise),

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ from edgec.compiler.data import Samples
 from edgec.compiler.driver import load
 from edgec.compiler.session import Session
 
-from . import harness
+from . import harness, quantize_gptq
 from .quantize_edgec import GIVEN, Calibration, compiled, optimized, ways
 from .quantize_peers import SAMPLES, coreml, runtime
 from .quantize_summary import summary
@@ -94,6 +95,8 @@ class Rows:
             out, file = self._folder / "peer.mlpackage", self._folder / "peer.onnx"
             for name, job in coreml(self._base, b, out).items():
                 yield {"bits": b, "tool": name}, lambda j=job, o=out: self._peer([j], o)
+            for name, options in quantize_gptq.ways(b).items():
+                yield {"bits": b, "tool": name}, lambda o=options: self._gptq(o)
             several = [runtime(self._source, b, lambda f=fold: self._some(f), file) for fold in self._task.folds]
             for name in several[0]:
                 yield {"bits": b, "tool": name}, lambda n=name, s=several, o=file: self._peer([j[n] for j in s], o)
@@ -116,6 +119,17 @@ class Rows:
                 lifted = load(out)
             got.append(outputs(lifted, fold.test))
         return self._row(got, out, spent)
+
+    def _gptq(self, options: dict[str, Any]) -> harness.Row:
+        got, spent = [], 0.0
+        for fold, calibration in zip(self._task.folds, self._calibrations, strict=True):
+            model = load(self._start)
+            found, spent = quantize_gptq.rounded(calibration.known(model), options)
+            for name, array in found.items():
+                model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+            got.append(outputs(model, fold.test))
+        row = self._row(got, self._base, spent + calibration.cpu)
+        return {**row, "kB": quantize_gptq.kilobytes(load(self._start), row["kB"], options)}
 
     def _peer(self, jobs: list[Callable[[], float]], out: Path) -> harness.Row:
         """One job for all folds, or one for each."""
@@ -175,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 6, 4, 3])
-    parser.add_argument("--only", default="", help="make rows whose tool starts like this (default: all)")
+    parser.add_argument("--only", nargs="+", default=[""], help="make rows whose tool starts like these (default: all)")
     parser.add_argument("--again", default=None, help="make rows anew whose tool starts like this")
     parser.add_argument("--out", type=Path, default=Path("docs/quantize"), help="(default: docs/quantize)")
     o = parser.parse_args()
@@ -188,7 +202,7 @@ def main() -> None:
                 key = (name, head.get("bits"), head["tool"])
                 old = [r for r in found if (r["task name"], r.get("bits"), r["tool"]) == key]
                 anew = o.again is not None and head["tool"].startswith(o.again)
-                if not head["tool"].startswith(o.only) or (old and not anew):
+                if not head["tool"].startswith(tuple(o.only)) or (old and not anew):
                     continue
                 row = {"task name": name, "model": task.name, **head, **make()}
                 print(json.dumps(row), file=sys.stderr, flush=True)

@@ -15,13 +15,18 @@ import edgec
 from edgec.compiler import pipelines
 from edgec.compiler.calibration.statistics import Moments
 from edgec.compiler.compilation import Hooks
+from edgec.compiler.data import Samples
 from edgec.compiler.passbase import Context
+from edgec.compiler.targets import find_target
+from edgec.compiler.weights import Scratch
 from edgec.passes import calibrated
-from edgec.passes.weight_grid import Weight
+from edgec.passes.weight_grid import Weight, weights
 
 from .quantize_tasks import Arrays, Task
 
 TARGET = "ios18"
+SMALL = 2048
+"""Elements below which a weight is not rounded."""
 GIVEN = "given inputs"
 MIXED = "edgec, mixed bits, " + GIVEN
 TABLE = "edgec, table, " + GIVEN
@@ -61,13 +66,20 @@ class Calibration:
     cpu: float = 0.0
     _known: dict[str, Moments | None] = field(default_factory=dict)
 
-    def pairs(self, model: ir.Model, weights: Sequence[Weight], ctx: Context) -> Pairs:
+    def known(self, model: ir.Model) -> list[tuple[Weight, Moments | None]]:
+        """All weights of a model that nothing has rounded, with what is known."""
+        with Scratch() as scratch:
+            samples = Samples.of(model, self.inputs)
+            ctx = Context(find_target(TARGET), scratch, samples.first, True, runs=samples.runs)
+            return list(self.pairs(model, weights(model, SMALL), ctx))
+
+    def pairs(self, model: ir.Model, wanted: Sequence[Weight], ctx: Context) -> Pairs:
         """In the place of `calibrated.with_moments`."""
         if not self._known:
             start = time.process_time()
-            self._known = {w.value.name or "": m for w, m in calibrated.with_moments(model, weights, ctx)}
+            self._known = {w.value.name or "": m for w, m in calibrated.with_moments(model, wanted, ctx)}
             self.cpu = time.process_time() - start
-        yield from ((w, self._known[w.value.name or ""]) for w in weights)
+        yield from ((w, self._known[w.value.name or ""]) for w in wanted)
 
 
 def compiled(source: Path, out: Path, rounding: str, calibration: Calibration | None) -> float:

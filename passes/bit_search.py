@@ -37,7 +37,8 @@ class Limits:
 class Search:
     """Plans for the weights of `fits`, which `curves` tells the widths of.
 
-    `probe` measures what plans lose of the model at hand, `judge` what they do of the original.
+    `probe` measures what plans lose of the model at hand, on samples that nothing was fitted to; `judge` what they do
+    of the original.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Search:
             )
             return 0
         plan = self._better(plan, limit if size(plan) <= limit < math.inf else size(plan))
-        chosen = self._fits.rounded(plan)
+        chosen = self._finished(plan)
         self._say(plan)
         self._ctx.tradeoff = self._tradeoff(path, plan)
         for f, w, c in zip(self._fits.found, plan, self._curves, strict=True):
@@ -67,6 +68,13 @@ class Search:
                 f.weight.value.meta[KEPT] = True
         replace_weights(self._fits.model, {n: _moved(n, r, self._ctx) for n, r in chosen.items()})
         return len(chosen)
+
+    def _finished(self, plan: Plan) -> dict[str, Rounded]:
+        """The weights rounded by all samples; as they were measured, where all would break what is allowed."""
+        chosen, allowed = self._fits.finished(plan), self._limits.allowed
+        if allowed is None or allowed.excess(self._judged(plan)) > 1 or allowed.excess(self._judge.damage(chosen)) <= 1:
+            return chosen
+        return self._fits.rounded(plan)
 
     def _planned(self, path: Path, limit: float) -> Plan | None:
         """The best plan within the budget; of two, of bytes and an error, the error counts. None: there is none."""
@@ -96,7 +104,7 @@ class Search:
 
     def _damage(self, plan: Plan, judge: bool = False) -> Damage:
         """What a plan loses, measured once."""
-        name = ("judged" if judge else "plan", "-".join(str(w.bits) for w in plan))
+        name = ("judged" if judge else "compared", "-".join(str(w.bits) for w in plan))
         known = self._fits.known.get(*name)
         if known is None:
             self._ctx.progress("measuring plans", len(self._fits.known), 0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.calibration.batching import spread
-from ..compiler.calibration.linear_layers import linear_layers
+from ..compiler.calibration.batching import held_out, spread
+from ..compiler.calibration.linear_layers import Layer, linear_layers
 from ..compiler.calibration.statistics import Moments, moments
+from ..compiler.calibration.streaming import Runs
 from ..compiler.errors import UsageError
 from ..compiler.graph import const
 from ..compiler.passbase import Context
@@ -45,7 +46,7 @@ def with_moments(model: ir.Model, weights: Sequence[Weight], ctx: Context) -> It
     A weight that operators read in several ways comes with None: no one set of inputs stands for all of them.
     """
     wanted = {w.value: w for w in weights}
-    layers = [layer for layer in linear_layers(model) if layer.weight in wanted]
+    layers = _layers(model, wanted)
     try:
         for known in moments(model, layers, spread(ctx.runs or (ctx.inputs,), SAMPLES), seed=ctx.seed):
             if not known.shared:
@@ -54,6 +55,16 @@ def with_moments(model: ir.Model, weights: Sequence[Weight], ctx: Context) -> It
         ctx.note(f"{len(wanted)} weights are rounded without the given inputs: {e}")
     for weight in wanted.values():
         yield weight, None
+
+
+def held_back(model: ir.Model, weights: Sequence[Weight], ctx: Context) -> Runs:
+    """Of the given samples those that don't say how to round, in batches: none where there is only one, or no layer."""
+    layers = _layers(model, {w.value for w in weights})
+    return held_out(model, layers, spread(ctx.runs or (ctx.inputs,), SAMPLES)) if layers else ()
+
+
+def _layers(model: ir.Model, weights: Container[ir.Value]) -> list[Layer]:
+    return [layer for layer in linear_layers(model) if layer.weight in weights]
 
 
 def importance(array: np.ndarray, known: Moments | None) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from ..compiler.weights import Scratch, release_tensor
 from . import weight_grid
 from .bit_budget import Curve
 from .bit_search import Limits, Search
+from .calibrated import held_back
 from .grid_options import Wish, spec_for
 from .measurements import Measurements, key
 from .probe import Allowed, Probe, allowed_by, judge, some_runs
@@ -41,7 +42,8 @@ class Quantize(Pass):
     Only numbers change. Each weight is rounded alone, to few bits, and the noise at the outputs measured; what it would
     be at other widths follows from the errors of the layer's own outputs (with --inputs, on samples held out). Bits
     then go where they save most noise per byte. First and last layers and embeddings are weights like others. Where the
-    same bits everywhere do as well, by expectation or by measurement, they are taken.
+    same bits everywhere do as well, by expectation or measured on samples held out, they are taken. Then all samples
+    say how to round.
 
     Outputs that are scores of classes are compared as probabilities: what adds the same to all of them is no error.
 
@@ -121,8 +123,12 @@ class Quantize(Pass):
                 ctx.note("no weight can be stored in fewer bytes on any of the grids")
                 return 0
             limits = Limits(None if self.size is None else _bytes(self.size), self.bits, _allowed(self, ctx))
-            probe, judging = self._probes(model, ctx, limits.allowed)
-            return Search(fits, self._curves(fits, probe, ctx), probe, judging, limits, ctx).run()
+            probe = Probe(model, some_runs(model, ctx), self.scores)
+            curves = self._curves(fits, probe, ctx)
+            apart = held_back(model, weights, ctx) if ctx.given else ()
+            comparing = Probe(model, apart, self.scores) if apart else probe
+            judging = comparing if limits.allowed is None else judge(model, ctx, self.scores)
+            return Search(fits, curves, comparing, judging, limits, ctx).run()
 
     def _specs(self, ctx: Context) -> dict[int, GridSpec]:
         """The kinds of grids that the target stores, by bits."""
@@ -150,11 +156,6 @@ class Quantize(Pass):
         elif len(found):
             ctx.note(f"{len(found)} measurements of an earlier search were taken from {path}")
         return found
-
-    def _probes(self, model: ir.Model, ctx: Context, allowed: Allowed | None) -> tuple[Probe, Probe]:
-        """What measures weights and plans, and what says whether a plan is within what is allowed."""
-        probe = Probe(model, some_runs(model, ctx), self.scores)
-        return probe, probe if allowed is None else judge(model, ctx, self.scores)
 
     def _curves(self, fits: Fits, probe: Probe, ctx: Context) -> list[Curve]:
         if self.by == "fisher":

@@ -66,6 +66,9 @@ class Fitted:
 class Fits:
     """Weights rounded to each width of `specs`: all at first, as far as `known` doesn't tell what comes of it.
 
+    They are rounded without the samples that were held out, so that these tell what plans are worth; `finished` rounds
+    the weights of the plan that is chosen by all samples.
+
     Rounded weights lie in `spool`. Those that can't be rounded are left out of `found`, which keeps the order.
     """
 
@@ -93,6 +96,25 @@ class Fits:
         pairs = [(f, w.bits) for f, w in zip(self.found, plan, strict=True) if w.bits in f.nbytes]
         self.need((f, [b]) for f, b in pairs)
         return {f.name: f.rounded[b] for f, b in pairs}
+
+    def finished(self, plan: Plan) -> dict[str, Rounded]:
+        """The same, rounded by all samples, those that were held out included."""
+        if not self._ctx.given:
+            return self.rounded(plan)
+        pairs = zip(self.found, plan, strict=True)
+        bits = {f.weight.value: w.bits for f, w in pairs if w.bits in f.nbytes}
+        weights = [f.weight for f in self.found if f.weight.value in bits]
+        done = each(
+            lambda p: (p[0].value.name or "", round_weight(p[0], self._specs[bits[p[0].value]], self._inside, p[1])),
+            with_moments(self.model, weights, self._ctx) if weights else (),
+            self.jobs,
+        )
+        found: dict[str, Rounded] = {}
+        for name, rounded in done:
+            assert rounded is not None  # it was, by fewer samples
+            found[name] = rounded
+            self._ctx.progress("rounding weights by all samples", len(found), len(weights))
+        return found
 
     def need(self, wanted: Iterable[tuple[Fitted, Collection[int]]]) -> None:
         """Round weights, to these bits, that are known from an earlier search only.
@@ -127,7 +149,7 @@ class Fits:
         tensor = weight.value.const_value
         assert tensor is not None
         for bits in sorted(wanted, reverse=True):
-            rounded = round_weight(weight, self._specs[bits], self._inside, moments)
+            rounded = round_weight(weight, self._specs[bits], self._inside, moments and moments.trial())
             if rounded is None:
                 fitted.nbytes.clear()
                 break

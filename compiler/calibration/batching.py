@@ -22,6 +22,8 @@ SUMS = 1 << 29
 """Bytes of sums that are held at once."""
 BATCH = 64
 """Samples in a run, where the model leaves the number open."""
+HELD_OUT = 0.2
+"""Share of the samples that are kept apart: what is chosen by the others is judged by these."""
 PRECISE = 1024
 """Inputs up to which sums are kept in float64; wider ones in float32, whose error is far below that of sampling."""
 
@@ -49,6 +51,11 @@ def batches(model: ir.Model, runs: Runs, held_out: float, sizes: Mapping[ir.Valu
                 cut.append((some, start + i >= first))
         start += n
     return cut
+
+
+def held_out(model: ir.Model, layers: Sequence[Layer], runs: Runs, share: float = HELD_OUT) -> Runs:
+    """The samples that `statistics.moments` keeps apart, in batches."""
+    return [feeds for feeds, held in batches(model, runs, share, free(model, layers, runs)) if held]
 
 
 def _held(samples: int, share: float) -> int:

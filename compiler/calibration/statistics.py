@@ -11,14 +11,14 @@ layer sees. So H, and the mean of x, are all that rounding, pruning and low-rank
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
 from ..errors import UsageError
-from .batching import WIDEST, batches, free, parts, probed, samples
+from .batching import HELD_OUT, WIDEST, batches, free, parts, probed, samples
 from .layer_rows import Fetched
 from .linear_layers import Layer
 from .streaming import Feeds, Fetcher, Runs, places
@@ -43,12 +43,14 @@ class Moments:
         fit: moments over the samples to choose numbers by.
         held: moments over samples that were held out; None where there was only one.
         shared: whether other layers read the weight in another way (an embedding that is also the last matrix).
+        part: whether those that were held out are not to be known: they are to judge what comes of it.
     """
 
     layer: Layer
     fit: Sums
     held: Sums | None = None
     shared: bool = False
+    part: bool = False
 
     @property
     def weight(self) -> ir.Value:
@@ -57,8 +59,12 @@ class Moments:
 
     @cached_property
     def whole(self) -> Sums:
-        """Moments over all samples."""
-        return self.fit + self.held
+        """Moments over all samples that may be known."""
+        return self.fit if self.part else self.fit + self.held
+
+    def trial(self) -> Moments:
+        """The same without what is known from the samples that were held out, but for measuring."""
+        return self if self.held is None else replace(self, part=True)
 
 
 def moments(
@@ -66,7 +72,7 @@ def moments(
     layers: Sequence[Layer],
     runs: Runs,
     *,
-    held_out: float = 0.2,
+    held_out: float = HELD_OUT,
     per_layer: int | None = None,
     reference: tuple[ir.Model, Sequence[Layer]] | None = None,
     squares: bool = False,

@@ -165,7 +165,8 @@ def _about(known: Moments, mean: bool) -> tuple[Sums, Sums, Sums]:
     fit, seen, whole = known.fit, known.held or known.fit, known.whole
     if not mean:
         return fit, seen, whole
-    return _kept(fit, "centred", lambda: (centred(fit, fit), centred(fit, seen), centred(whole, whole)))
+    about, measured = _kept(fit, "centred", lambda: (centred(fit, fit), centred(fit, seen)))
+    return about, measured, about if whole is fit else _kept(whole, "centred", lambda: centred(whole, whole))
 
 
 def _factors(sums: Sums, damping: float) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ import pytest
 from layercases import build
 
 import edgec
+from edgec.compiler.calibration.linear_layers import linear_layers
+from edgec.compiler.calibration.statistics import moments
 from edgec.compiler.cost import weight_bytes
 from edgec.compiler.errors import UsageError
 from edgec.compiler.graph import const
@@ -25,8 +27,9 @@ from edgec.compiler.quantization import grids
 from edgec.compiler.quantization.gridfit import GridSpec
 from edgec.compiler.verify import Comparison, compare_outputs
 from edgec.passes import weight_grid
-from edgec.passes.bit_budget import Plan
+from edgec.passes.bit_budget import Plan, Width
 from edgec.passes.bit_search import Search
+from edgec.passes.calibrated import held_back
 from edgec.passes.measurements import Measurements
 from edgec.passes.pack_weights import PackWeights
 from edgec.passes.probe import Behind, Damage, Probe, Switches, alone, some_runs
@@ -273,6 +276,36 @@ def test_several_cores_find_what_one_does() -> None:
     assert list(one) == list(three)
     for name, noises in one.items():
         assert noises == pytest.approx(three[name], rel=1e-3)
+
+
+def test_plans_are_compared_on_samples_that_say_nothing_of_how_to_round() -> None:
+    """Others in their place change what the plan's weights are in the end, but not what was compared."""
+    x, others = samples(40, 0), normal(40, WIDTH, seed=9)
+    x[32:] += others[32:]  # the last fifth is held out
+    other = np.concatenate([x[:32], 3 * x[32:]])
+    compared, finished = [], []
+    for each in (x, other):
+        model, ctx = network(), given(each)
+        weights = weight_grid.weights(model, 2048)
+        assert np.array_equal(np.concatenate([r["x"] for r in held_back(model, weights, ctx)]), each[32:])
+        fits = Fits(model, weights, {4: GridSpec("affine", 4)}, ctx, ctx.scratch, Measurements(), 1)
+        plan = tuple(Width(4, f.nbytes[4], 0.0) for f in fits.found)
+        compared.append({n: r.tensor.numpy().copy() for n, r in fits.rounded(plan).items()})
+        finished.append({n: r.tensor.numpy().copy() for n, r in fits.finished(plan).items()})
+    assert compared[0].keys() == finished[0].keys() == {"w0", "w1", "w2"}
+    # The scales, and how much feedback pays, are those of 32 samples or of 40; w0 reads the samples as they are.
+    assert not np.array_equal(finished[0]["w0"], finished[1]["w0"])
+    assert np.array_equal(trial(x), trial(other))
+
+
+def trial(x: np.ndarray) -> np.ndarray:
+    """A layer's moments as they are known to what is compared."""
+    model = network()
+    layers = [layer for layer in linear_layers(model) if layer.weight.name == "w0"]
+    (known,) = moments(model, layers, [{"x": x}])
+    gram = known.trial().whole.gram
+    assert gram is not None and not np.array_equal(gram, known.whole.gram)
+    return gram
 
 
 @pytest.mark.parametrize("scores", [False, True])
