@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -44,6 +45,41 @@ def release_tensor(tensor: ir.TensorProtocol) -> None:
         tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
+class Deferred(ir.ExternalTensor):
+    """A tensor of the scratch file whose numbers are worked out and written when somebody first asks where they lie.
+
+    Attributes:
+        make: what works them out.
+    """
+
+    def __init__(self, scratch: Scratch, make: Callable[[], np.ndarray], like: ir.TensorProtocol, name: str) -> None:
+        """Its place is taken at once; type and shape are those of another tensor."""
+        offset = scratch.reserve(like.nbytes)
+        shape = ir.Shape(like.shape.numpy())
+        super().__init__(FILE, offset, like.nbytes, like.dtype, shape=shape, name=name, base_dir=os.fspath(scratch.dir))
+        self.make, self._scratch, self._writing, self._written = make, scratch, threading.Lock(), False
+
+    @property
+    def path(self) -> str:
+        """The file, with the numbers in it."""
+        self._write()
+        return super().path
+
+    @property
+    def location(self) -> str | os.PathLike[str]:
+        """The name of the file, with the numbers in it."""
+        self._write()
+        return super().location
+
+    def _write(self) -> None:
+        with self._writing:
+            if not self._written:
+                self._scratch.write(self.make(), self.offset or 0)
+                self._written = True
+
+
+FILE = "tensors.bin"
+"""The scratch file."""
 PREFIX, LOCK = ".edgec-", "in-use"
 """How scratch folders are called, and the file in them that whoever works there holds locked."""
 _LOCKS: dict[Path, int] = {}
@@ -121,15 +157,26 @@ class Scratch:
             array = packed
         if array.nbytes < SPOOL:
             return ir.Tensor(array, dtype=kind, name=name)
-        path = self.dir / "tensors.bin"
-        with self._lock, path.open("ab") as f:
-            offset = -(-self._size // 64) * 64
-            f.write(b"\0" * (offset - self._size))
-            f.write(array.reshape(-1).view(np.uint8).data)  # `tofile` would not say why it can't.
-            self._size = offset + array.nbytes
+        offset = self.reserve(array.nbytes)
+        self.write(array, offset)
         return ir.ExternalTensor(
-            path.name, offset, array.nbytes, kind, shape=ir.Shape(shape), name=name, base_dir=os.fspath(self.dir)
+            FILE, offset, array.nbytes, kind, shape=ir.Shape(shape), name=name, base_dir=os.fspath(self.dir)
         )
+
+    def reserve(self, size: int) -> int:
+        """Where in the scratch file the next so many bytes may lie. Nothing is written yet."""
+        with self._lock:
+            offset = -(-self._size // 64) * 64
+            self._size = offset + size
+        return offset
+
+    def write(self, array: np.ndarray, offset: int) -> None:
+        """Write a contiguous array to its place. Raises OSError when the disk is full."""
+        path = self.dir / FILE
+        path.touch()
+        with path.open("r+b") as f:
+            f.seek(offset)
+            f.write(array.reshape(-1).view(np.uint8).data)  # `tofile` would not say why it can't.
 
     def close(self) -> None:
         """Remove the folder."""

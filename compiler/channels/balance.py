@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import const, initializer, insert_before, remove, replace_value
+from ..graph import const, const_tensor, initializer, insert_before, remove, replace_value
 from ..weights import Scratch, release_value
 from .coupling import Coupling
 from .feasible import feasible
+from .masked import Masked
 from .means import Mean
 from .norms import Norm
 from .shrink import Shrinking, replace_tensor, zero_classes
@@ -120,11 +121,12 @@ def unbalanced(coupling: Coupling, found: Solution, dead: Flags) -> list[Stream]
 
 
 def _balanced(coupling: Coupling, found: Solution, leaf: Leaf, dead: Flags) -> bool:
-    mean, array = _mean(coupling, found, leaf, dead), const(leaf.value)
-    assert array is not None
-    if not mean.gone.any():
+    mean, tensor = _mean(coupling, found, leaf, dead), const_tensor(leaf.value)
+    assert tensor is not None
+    masked = Masked.of(tensor)
+    if not mean.gone.any() or (masked is not None and masked.fills(mean)):
         return True
-    holds = mean.holds(array)
+    holds = mean.holds(tensor.numpy())
     release_value(leaf.value)
     return holds
 

@@ -85,6 +85,11 @@ class Linear:
         assert found is not None
         return found
 
+    @property
+    def count(self) -> int:
+        """How many channels it makes."""
+        return int(self.tensor().shape.numpy()[self.rows])
+
     def array(self) -> np.ndarray:
         return self.tensor().numpy()
 
@@ -99,7 +104,7 @@ class Linear:
 
         Zeros where nothing is added.
         """
-        count = self.array().shape[self.rows]
+        count = self.count
         value = self.added if added else self.bias
         if value is None:
             return None if added and self.bias_node is None else np.zeros(count)
@@ -111,7 +116,7 @@ class Linear:
     def given(self, k: np.ndarray) -> np.ndarray:
         """What channels that hold the numbers `k` give to each row."""
         if not k.any():
-            return np.zeros(self.array().shape[self.rows])
+            return np.zeros(self.count)
         front = np.moveaxis(self.array().take(np.flatnonzero(k), self.columns), (self.rows, self.columns), (0, 1))
         summed = front.reshape(*front.shape[:2], -1).sum(-1, dtype=np.float64)
         return np.asarray(summed @ k[k != 0])

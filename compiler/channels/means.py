@@ -27,6 +27,12 @@ class Mean:
     gone: Flags
     scale: np.ndarray | None = None
 
+    def equals(self, other: Mean) -> bool:
+        """Whether it is the same mean of the same slices."""
+        if self.axis != other.axis or not np.array_equal(self.gone, other.gone):
+            return False
+        return self.scale is other.scale if self.scale is None else np.array_equal(self.scale, other.scale)  # type: ignore[arg-type]
+
     def write(self, array: np.ndarray) -> None:
         """Set what is gone to the mean of what stays, in place."""
         matrix, places = self._matrix(array), np.flatnonzero(self.gone)

@@ -10,11 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ..dims import Dim
-from ..graph import attr, const, const_tensor, initializer, nodes
-from ..weights import Scratch, release_value
+from ..graph import attr, const_tensor, initializer, nodes
+from ..weights import Scratch, release_tensor, release_value
 from .coupling import Coupling, Hold
 from .gates import LOW
 from .grids import FROZEN, Grid, Ids
+from .masked import Masked
 from .reshaping import grouped
 from .solve import Flags, Solution
 from .zeros import alive, alive_in
@@ -79,9 +80,14 @@ class Shrinking:
         changed = 0
         for value, holds in self.coupling.holds.items():
             if any(self.gone[h.grid.ids].any() for h in holds):
-                array = const(value)
-                assert array is not None
-                replace_tensor(value, self._cut(array, holds), self.scratch)
+                tensor = const_tensor(value)
+                assert tensor is not None
+                masked = Masked.of(tensor)
+                if masked is not None and masked.survives(holds, self.gone):
+                    tensor = masked.source
+                made = self._cut(tensor.numpy(), holds)
+                release_tensor(tensor)
+                replace_tensor(value, made, self.scratch)
                 changed += 1
         for node in every:
             if node.op_type in ("Conv", "ConvTranspose") and node.domain == "":

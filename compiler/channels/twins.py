@@ -11,6 +11,7 @@ from ..graph import attr, const, is_const
 from ..weights import Scratch, release_value
 from .alike import first_alike, kinds
 from .linear_nodes import Linear
+from .masked import Masked
 from .shrink import replace_tensor
 from .unread import ALONE, POOLS
 
@@ -81,13 +82,16 @@ class Twins:
         bias, doubtful = linear.bias_array(), doubtful_rows(linear)
         if bias is None or not doubtful.size:
             return None
-        front, dead = np.moveaxis(linear.array(), linear.rows, 0), ~linear.live_rows()
-        ids = self._fresh(len(front))
-        _, first, kind = np.unique(bias[dead], return_index=True, return_inverse=True)
-        ids[dead] = ids[dead][first[kind]]
+        dead, filled = ~linear.live_rows(), _filled(linear)
+        ids = self._fresh(dead.size)
         doubtful = doubtful[~dead[doubtful]]
-        ids[doubtful] = ids[first_alike(front.reshape(len(front), -1), doubtful, bias)]
-        release_value(linear.weight)
+        for alike in (dead, filled) if filled[doubtful].all() else (dead,):
+            _, first, kind = np.unique(bias[alike], return_index=True, return_inverse=True)
+            ids[alike] = ids[alike][first[kind]]
+        if not filled[doubtful].all():
+            front = np.moveaxis(linear.array(), linear.rows, 0)
+            ids[doubtful] = ids[first_alike(front.reshape(len(front), -1), doubtful, bias)]
+            release_value(linear.weight)
         return ids
 
     def _joined(self, linear: Linear, ids: Ids) -> None:
@@ -154,13 +158,28 @@ class Twins:
 
 def doubtful_rows(linear: Linear) -> np.ndarray:
     """The rows of a weight that may equal another one. Two numbers of each tell nearly all of them apart."""
-    front = np.moveaxis(linear.array(), linear.rows, 0)
-    left = np.arange(len(front))
+    left = np.arange(linear.count)
     for k in (0, 1):
-        numbers = front[(left, *(n * k // 2 for n in front.shape[1:]))]
-        _, kind, times = np.unique(numbers, return_inverse=True, return_counts=True)
+        _, kind, times = np.unique(_numbers(linear, k)[left], return_inverse=True, return_counts=True)
         left = left[times[kind] > 1]
     return left
+
+
+def _filled(linear: Linear) -> np.ndarray:
+    """Which rows a mask has filled with the same numbers."""
+    masked = Masked.of(linear.tensor())
+    found = None if masked is None else masked.filled(linear.rows)
+    return np.zeros(linear.count, bool) if found is None else found
+
+
+def _numbers(linear: Linear, k: int) -> np.ndarray:
+    """A number of each row, the first or one from the middle; of masked rows one that the mask leaves."""
+    masked = Masked.of(linear.tensor())
+    found = None if masked is None else masked.numbers(linear.rows, k)
+    if found is None:
+        front = np.moveaxis(linear.array(), linear.rows, 0)
+        found = front[(slice(None), *(n * k // 2 for n in front.shape[1:]))]
+    return found
 
 
 def _size(value: ir.Value | None, axis: int) -> object:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..weights import release_tensor
+from .masked import Masked
 
 FEW = 8
 _known: MutableMapping[ir.TensorProtocol, dict[tuple[tuple[int, ...], ...], np.ndarray]] = WeakKeyDictionary()
@@ -19,9 +20,11 @@ def alive_in(tensor: ir.TensorProtocol, axes: Sequence[int], view: Sequence[int]
     """`alive` of a tensor, seen in the shape `view`, looked at once however many ask."""
     seen, shape = _known.setdefault(tensor, {}), tuple(tensor.shape.numpy() if view is None else view)
     if (key := (shape, tuple(axes))) not in seen:
-        seen[key] = alive(tensor.numpy().reshape(shape), axes)
+        masked = Masked.of(tensor)
+        found = None if masked is None else masked.alive(axes, shape)
+        seen[key] = alive(tensor.numpy().reshape(shape), axes) if found is None else found
         seen[key].flags.writeable = False
-        release_tensor(tensor)
+        release_tensor(tensor if masked is None else masked.source)
     return seen[key]
 
 

@@ -10,7 +10,7 @@ from edgec.compiler.channels import alike, importance, means
 from edgec.compiler.channels.alike import first_alike, kinds
 from edgec.compiler.channels.coupling import Hold
 from edgec.compiler.channels.grids import Grid
-from edgec.compiler.channels.masking import blank
+from edgec.compiler.channels.masked import blank
 from edgec.compiler.channels.means import Mean
 from edgec.compiler.channels.zeros import alive_in
 
