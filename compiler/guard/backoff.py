@@ -17,10 +17,11 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from ..passbase import Context, Pass
+from ..session import Session
 from ..shapes import infer
-from ..verify import Comparison, compare_outputs, outputs_of
-from ..weights import Scratch
-from .budget import Budget, Loss
+from ..verify import Comparison
+from ..weights import Scratch, release
+from .budget import Budget, Loss, together
 from .parts import Parts, Unit, tensors
 
 RUNS = 64
@@ -186,8 +187,10 @@ def _floor(loss: Loss, before: Loss, budget: Budget) -> float:
 
 def _measured(parts: Parts, before: ir.Model, budget: Budget, ctx: Context) -> list[Stretch]:
     """The units in stretches, each with the noise that it makes alone."""
-    reference, units = outputs_of(before, budget.inputs), parts.units
-    runs = 0
+    session, units, runs = Session(before), parts.units, 0
+    wanted = [(feeds, session.run(feeds)) for feeds in budget.few]
+    del session
+    release(before)
 
     def alone(part: Sequence[Unit]) -> Stretch:
         nonlocal runs
@@ -195,7 +198,8 @@ def _measured(parts: Parts, before: ir.Model, budget: Budget, ctx: Context) -> l
         with Scratch(ctx.scratch.dir) as spool:
             try:
                 trial = parts.make([n for u in part for n in u.names], spool)
-                noise = _noise(compare_outputs(reference, outputs_of(trial, budget.inputs)))
+                noise = _noise(together(Session(trial), wanted))
+                release(trial)
             except ModelError:
                 noise = math.inf
         return Stretch(tuple(part), noise)

@@ -14,6 +14,7 @@ import pytest
 from edgec.compiler import graph
 from edgec.compiler.errors import PassFailed
 from edgec.compiler.guard import backoff
+from edgec.compiler.guard.budget import judged, together
 from edgec.compiler.guard.layers import Layer, changed_layers
 from edgec.compiler.guard.parts import changed_units
 from edgec.compiler.guard.task import Task
@@ -203,9 +204,9 @@ def test_many_tensors_take_few_runs(monkeypatch: pytest.MonkeyPatch, stretches: 
     def counted(*arguments: object, **more: object) -> object:
         nonlocal runs
         runs += 1
-        return outputs_of(*arguments, **more)  # type: ignore[arg-type]
+        return together(*arguments, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(backoff, "outputs_of", counted)
+    monkeypatch.setattr(backoff, "together", counted)
     monkeypatch.setattr(backoff, "STRETCHES", stretches)
     monkeypatch.setattr(backoff, "RUNS", 3 * stretches)
     m = chain(40)
@@ -222,6 +223,32 @@ def test_the_tasks_metric_is_a_budget() -> None:
     record = manager.records[0]
     assert record.retreat[0].startswith("over --max-drop 0.05: accuracy 1 → ") and "w2" in record.kept
     assert record.score is not None and record.score.ok and record.score.after > 0.95
+
+
+def test_a_budget_is_held_against_all_runs() -> None:
+    """A model of fixed batch sees one sample in a run: the first may not show what the proof, with all, will find."""
+    first = {"x": np.zeros_like(X["x"])}
+    for runs, kept in (((first,), set()), ((first, X, X), {"w0"})):
+        m = chain(3)
+        ctx = context(inputs=first)
+        ctx.runs, ctx.original = runs, m.clone()
+        manager = Manager(ctx, Options(min_snr=40.0), outputs_of(m, first))
+        out = manager.run(m, [Blur("w0")])
+        (record,) = manager.records
+        assert record.status == "ok" and {n for n in record.kept if n[0] == "w"} == kept, record.why
+        noise = np.square(outputs_of(out, X)["y"] - outputs_of(ctx.original, X)["y"]).sum()
+        snr = 10 * math.log10(np.square(outputs_of(ctx.original, X)["y"]).sum() / noise)
+        assert (snr >= 40) == bool(kept)
+
+
+def test_runs_that_a_budget_is_held_against_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    m, runs = chain(1), [X] * 9
+    wanted = outputs_of(m, X)
+    assert len(judged(m, runs, wanted)) == 4, "of 288 samples every second run, and the first is known"
+    monkeypatch.setattr("edgec.compiler.guard.budget.HELD", 2 * wanted["y"].nbytes)
+    assert len(judged(m, runs, wanted)) == 2
+    monkeypatch.setattr("edgec.compiler.guard.budget.HELD", wanted["y"].nbytes - 1)
+    assert judged(m, runs, wanted) == []
 
 
 def test_a_metric_that_fails_behind_a_pass_is_over_the_budget() -> None:
