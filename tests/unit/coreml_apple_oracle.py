@@ -4,7 +4,7 @@ coremltools installs the tests of its operators, with the values that Apple's ru
 they only convert. With this plugin each converted model is saved, lifted, run by onnxruntime and compared with those
 values. One line of JSON per comparison goes to the file named by EDGEC_ORACLE_LOG. test_coreml_lift_apple.py runs it.
 
-By hand:  EDGEC_ORACLE_LOG=log.jsonl PYTHONPATH=tests/unit pytest -p coreml_apple_oracle --pyargs \
+By hand:  EDGEC_ORACLE_LOG=log.jsonl PYTHONPATH=tests:tests/unit pytest -p coreml_apple_oracle --pyargs \
           coremltools.converters.mil.mil.ops.tests.iOS17
 """
 
@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
+from lifting import session_of
 
 from edgec.compiler.errors import UnsupportedOp
 from edgec.formats.mlpackage import open_package
-from edgec.frontends import coreml
 from edgec.frontends.coreml.lifter import all_operations, main_function
 
 _DTYPES = {
@@ -37,18 +35,12 @@ _DTYPES = {
 
 
 def _predict(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    folder = str(open_package(path).spec_path.parent)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    session = ort.InferenceSession(ir.to_proto(coreml.load(path)).SerializeToString(), options)
-    feeds = {}
-    for wanted in session.get_inputs():
+    lifted, feeds = session_of(path), {}
+    for wanted in lifted.get_inputs():
         value = np.asarray(values[wanted.name])
         value = value.reshape([1] * len(wanted.shape)) if value.ndim < len(wanted.shape) else value
         feeds[wanted.name] = value.astype(_DTYPES[wanted.type])
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    return dict(zip([o.name for o in lifted.get_outputs()], lifted.run(None, feeds), strict=True))
 
 
 def _compare(path: Path, values: dict[str, Any], expected: dict[str, Any], half: bool, atol: float, rtol: float) -> str:

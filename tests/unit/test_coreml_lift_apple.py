@@ -38,7 +38,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     here = Path(__file__).parent
     environment = {
         **os.environ, "EDGEC_ORACLE_LOG": str(log), "EDGEC_ORACLE_SAMPLES": "1", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(here), str(here.parent), os.environ.get("PYTHONPATH")])),
     }
     command = [
         sys.executable, "-m", "pytest", "-p", "coreml_apple_oracle", "-q", "--tb=no", "-p", "no:cacheprovider",

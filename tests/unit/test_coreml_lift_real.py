@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from corpus.fetch import fetch
-
-from edgec.formats.mlpackage import open_package
-from edgec.frontends import coreml
+from lifting import session_of
 
 Array = np.ndarray[Any, Any]
 
 
 def run(path: Path, feeds: dict[str, Array]) -> dict[str, Array]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    folder = str(open_package(path).spec_path.parent)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    session = ort.InferenceSession(ir.to_proto(coreml.load(path)).SerializeToString(), options)
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    lifted = session_of(path)
+    return dict(zip([o.name for o in lifted.get_outputs()], lifted.run(None, feeds), strict=True))
 
 
 def snr(reference: Array, actual: Array) -> float:

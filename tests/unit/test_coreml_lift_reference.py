@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
-
-from edgec.formats.mlpackage import open_package
-from edgec.frontends import coreml
+from lifting import run, save
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(11)
@@ -38,19 +34,7 @@ def lifted(kind: str, inputs: dict[str, Array], fixed: dict[str, Any], path: Pat
     bodies = {1: lambda x: body(x), 2: lambda x, h: body(x, h), 3: lambda x, h, c: body(x, h, c)}
     specs = [mb.TensorSpec(v.shape) for v in inputs.values()]
     program = mb.program(input_specs=specs, opset_version=ct.target[target])(bodies[len(inputs)])
-    model = ct.convert(
-        program, source="milinternal", pass_pipeline=ct.PassPipeline.EMPTY, compute_units=ct.ComputeUnit.CPU_ONLY,
-        minimum_deployment_target=ct.target[target], skip_model_load=True,
-    )
-    model.save(str(path))
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    folder = str(open_package(path).spec_path.parent)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    session = ort.InferenceSession(ir.to_proto(coreml.load(path)).SerializeToString(), options)
-    outputs = session.run(None, dict(zip("xhc", inputs.values(), strict=False)))
-    return [np.asarray(v) for v in outputs]
+    return run(save(ct, program, target, path), dict(zip("xhc", inputs.values(), strict=False)))
 
 
 def compare(
