@@ -1,4 +1,4 @@
-"""What evening out channels gains before weights and activations become integers: the table of docs/quantization.md.
+"""What evening out channels gains before weights and activations become integers: the tables of docs/quantization.md.
 
     python -m benchmarks.even_channels [--tasks crepe minilm …]
 
@@ -9,7 +9,9 @@ against the float model in dB, on inputs that nobody calibrated with (`benchmark
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from edgec.compiler.session import Session
 from edgec.compiler.targets import find_target
 from edgec.compiler.weights import Scratch
 
+from . import harness
 from .quantize import float_model
 from .quantize_tasks import TASKS, Arrays, Task
 
@@ -60,7 +63,8 @@ def outputs(model: ir.Model, feeds: Arrays) -> np.ndarray:
     return np.concatenate([session.run(part, [name])[name] for part in Samples.of(model, feeds).runs])
 
 
-def measure(task: Task, more: tuple[tuple[str, ...], ...]) -> None:
+def measure(task: Task, more: tuple[tuple[str, ...], ...]) -> Iterator[tuple[str, float]]:
+    """By passes, dB."""
     fold = replace(task.folds[0], calibration=first(task.folds[0].calibration), test=first(task.folds[0].test))
     with tempfile.TemporaryDirectory() as made:
         source = float_model(task, Path(made))
@@ -72,15 +76,20 @@ def measure(task: Task, more: tuple[tuple[str, ...], ...]) -> None:
                 ctx = Context(find_target("onnx"), scratch, seen[0], True, runs=seen)
                 for spec in specs:
                     find_pass(spec).run(model, ctx)
-                print(f"{task.name:20}{snr(wanted, outputs(model, fold.test)):8.1f} dB  {', '.join(specs)}", flush=True)
+                yield ", ".join(specs), round(snr(wanted, outputs(model, fold.test)), 1)
                 scratch.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["efficientnet", "ppocr", "crepe", "minilm"])
+    table: dict[str, harness.Row] = {}
     for name in parser.parse_args().tasks:
-        measure(TASKS[name](), MORE.get(name, ()))
+        task = TASKS[name]()
+        for passes, found in measure(task, MORE.get(name, ())):
+            table.setdefault(passes, {"passes": f"`{passes}`"})[task.name] = found
+            print(f"{task.name:20}{found:8.1f} dB  {passes}", file=sys.stderr, flush=True)
+    print(harness.markdown(list(table.values())))
 
 
 if __name__ == "__main__":

@@ -54,10 +54,11 @@ def rows(task: Task, bits: list[int], by: str, most: int, scratch: Scratch) -> I
     weights = weight_grid.weights(model, SMALL)
     fits = Fits(model, weights, Quantize()._specs(ctx), ctx, scratch, Measurements(), jobs=1)
     rounded = time.process_time()
-    probe = Probe(model, some_runs(model, ctx))
+    scores = True if task.before == "Softmax" else None  # what lies before it doesn't look like scores
+    probe = Probe(model, some_runs(model, ctx), scores)
     curves = (by_gradients if by == "fisher" else by_outputs)(fits, probe, ctx)
     spent = {"rounding s": round(rounded - start, 1), "measuring s": round(time.process_time() - rounded, 1)}
-    others = Probe(model, test.runs)
+    others = Probe(model, test.runs, scores)
     for b in bits:
         limit = size_of_bits(curves, b)
         for what, plan in (("same", uniform(curves, limit)), ("different", Steps(curves).of_size(limit))):

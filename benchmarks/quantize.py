@@ -90,7 +90,7 @@ class Rows:
         """The head of each row, and what makes the rest of it."""
         yield {"tool": "float16"}, self._plain
         for b in bits:
-            for name, rounding in ways(b).items():
+            for name, rounding in ways(b, self._task.before == "Softmax").items():
                 yield {"bits": b, "tool": name}, lambda n=name, r=rounding: self._edgec(n, r)
             out, file = self._folder / "peer.mlpackage", self._folder / "peer.onnx"
             for name, job in coreml(self._base, b, out).items():
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 6, 4, 3])
     parser.add_argument("--only", nargs="+", default=[""], help="make rows whose tool starts like these (default: all)")
-    parser.add_argument("--again", default=None, help="make rows anew whose tool starts like this")
+    parser.add_argument("--again", nargs="+", default=[], help="make rows anew whose tool starts like these")
     parser.add_argument("--out", type=Path, default=Path("docs/quantize"), help="(default: docs/quantize)")
     o = parser.parse_args()
     stored = o.out.with_suffix(".json")
@@ -201,7 +201,7 @@ def main() -> None:
             for head, make in rows.jobs(o.bits):
                 key = (name, head.get("bits"), head["tool"])
                 old = [r for r in found if (r["task name"], r.get("bits"), r["tool"]) == key]
-                anew = o.again is not None and head["tool"].startswith(o.again)
+                anew = head["tool"].startswith(tuple(o.again))
                 if not head["tool"].startswith(tuple(o.only)) or (old and not anew):
                     continue
                 row = {"task name": name, "model": task.name, **head, **make()}

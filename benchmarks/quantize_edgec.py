@@ -34,13 +34,16 @@ BLOCKS = "edgec, blocks of 32, " + GIVEN
 Pairs = Iterator[tuple[Weight, Moments | None]]
 
 
-def ways(bits: int) -> dict[str, str]:
-    """The pass that rounds, by the name of the row. With 8 bits for all there is nothing to mix."""
+def ways(bits: int, scores: bool) -> dict[str, str]:
+    """The pass that rounds, by the name of the row. With 8 bits for all there is nothing to mix.
+
+    `scores`: a softmax has been cut off, so that the outputs don't look like what they are.
+    """
     found = {
         "edgec, table, no data": f"round-weights{{bits={bits},scheme=table,min_snr=0}}",
         TABLE: f"round-weights{{bits={bits},scheme=table,min_snr=0}}",
         BLOCKS: f"round-weights{{bits={bits},block=32,min_snr=0}}",
-        MIXED: f"quantize{{bits={bits}}}",
+        MIXED: f"quantize{{bits={bits}{',scores=true' if scores else ''}}}",
     }
     if bits == 8:
         del found[MIXED]

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import coremltools.optimize.torch.layerwise_compression as layerwise
 import numpy as np
 import onnx_ir as ir
 import torch
+from coremltools.optimize.torch.layerwise_compression import _quant
 from coremltools.optimize.torch.layerwise_compression.algorithms import GPTQ, ModuleGPTQConfig
 
 from edgec.compiler.calibration.statistics import Moments
@@ -28,7 +28,6 @@ from .quantize_edgec import GIVEN, SMALL
 BLOCK = 32
 """Channels of the inputs that share a scale."""
 Known = Sequence[tuple[weight_grid.Weight, Moments | None]]
-assert layerwise.LayerwiseCompressor  # what users call
 
 
 def ways(bits: int) -> dict[str, dict[str, Any]]:
@@ -78,7 +77,7 @@ def _gptq(moments: Moments, array: np.ndarray, options: dict[str, Any]) -> np.nd
     layer, matrix = moments.layer, moments.layer.matrix(array)[0]
     size = int(np.prod(array.shape[2:])) if layer.node.op_type == "Conv" else 1
     module = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=False)
-    module.weight.data = torch.from_numpy(np.ascontiguousarray(matrix))
+    module.weight.data = torch.from_numpy(np.array(matrix, order="C"))
     gptq = GPTQ(module, _config(options, matrix.shape[1], size))
     assert moments.whole.gram is not None
     # What its add_batch would sum up, twice the mean product of inputs, without their rows.
@@ -91,19 +90,28 @@ def _gptq(moments: Moments, array: np.ndarray, options: dict[str, Any]) -> np.nd
 
 
 def _nearest(array: np.ndarray, axis: int, options: dict[str, Any]) -> np.ndarray:
-    """Rounded to the nearest of the grid with a scale for each channel."""
-    turned = np.moveaxis(array, axis, 0)
-    module = torch.nn.Linear(turned[0].size, len(turned), bias=False)
-    module.weight.data = torch.from_numpy(np.ascontiguousarray(turned.reshape(len(turned), -1)))
-    gptq = GPTQ(module, _config({**options, "granularity": "per_channel", "block_size": 0}, 1, 1))
-    gptq._quantizer.find_params(module.weight.data, weight=True)
-    found = gptq._quantizer.quantize(module.weight.data).numpy().reshape(turned.shape)
-    return np.ascontiguousarray(np.moveaxis(found, 0, axis))
+    """Rounded to the nearest with a scale for each channel that reaches its largest number.
+
+    Not by coremltools' own class for this: it cuts channels without negative numbers at half of that.
+    """
+    others = tuple(a for a in range(array.ndim) if a != axis)
+    largest = np.abs(array).max(others, keepdims=True)
+    scale = np.where(largest > 0, largest, np.float32(1))
+    if options.get("enable_normal_float"):
+        points = _quant._normal_float_palette[_bits(options)].numpy()
+        between = (points[1:] + points[:-1]) / 2
+        return np.asarray(points[np.searchsorted(between, array / scale)] * scale)
+    steps = np.float32((1 << (_bits(options) - 1)) - 1)
+    return np.asarray(np.rint(array / scale * steps) * (scale / steps))
+
+
+def _bits(options: dict[str, Any]) -> int:
+    return int(options["weight_dtype"].removeprefix("uint"))
 
 
 def kilobytes(model: ir.Model, whole: float, options: dict[str, Any]) -> float:
     """Of a package whose weights are rounded so, reckoned from the kB of that with float16 weights."""
-    bits, total = int(options["weight_dtype"].removeprefix("uint")), 1e3 * whole
+    bits, total = _bits(options), 1e3 * whole
     for weight in weight_grid.weights(model, SMALL):
         tensor = weight.value.const_value
         assert tensor is not None
