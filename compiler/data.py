@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +83,14 @@ def load_inputs(path: str | Path, model: ir.Model) -> Inputs:
 def read_arrays(path: str | Path) -> Inputs:
     """The arrays of an .npz. Raises UsageError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("one array without a name")
+        with file:
             return {n: file[n] for n in file.files}
     except OSError as e:
         raise UsageError(f"can't read '{path}': {e.strerror or e}") from e
-    except (ValueError, KeyError, AttributeError, BadZipFile, EOFError) as e:
+    except (ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, EOFError, zlib.error) as e:
         raise UsageError(f"'{path}' is no .npz of plain arrays. Write it with numpy.savez(path, name=array, …)") from e
 
 

@@ -59,7 +59,7 @@ def compile(
     shapes: Shapes | None = None,
     inputs: Inputs | None = None,
     passes: str | None = None,
-    extra_passes: Sequence[str | Pass] = (),
+    extra_passes: str | Pass | Sequence[str | Pass] = (),
     precision: str | None = None,
     max_error: float | None = None,
     min_snr: float | None = None,
@@ -88,7 +88,7 @@ def compile(
         shapes: input → dimensions, or symbol → size, for free dimensions.
         inputs: named arrays, or the path of an .npz; else synthesised, seeded.
         passes: pass specs that replace the level's own.
-        extra_passes: specs or passes that come after the level's.
+        extra_passes: specs or passes beside the level's, placed as `pipelines.placed` says.
         precision: fp16 or fp32; else what level and target imply.
         max_error: largest error of any output against the original model, relative to that output's largest value.
         min_snr: smallest signal-to-noise ratio of any output against the original model, in dB.
@@ -263,9 +263,11 @@ def _naming(source: Source) -> Iterator[None]:
         raise ModelError(f"{source}: {e}") from e
 
 
-def _extra(extra: Sequence[str | Pass]) -> list[Pass]:
+def _extra(extra: str | Pass | Sequence[str | Pass]) -> list[Pass]:
     found: list[Pass] = []
-    for e in extra:
+    for e in [extra] if isinstance(extra, str | Pass) else extra:
+        if not isinstance(e, str | Pass):
+            raise UsageError(f"{e!r} is neither a pass nor the spec of one")
         found += [e] if isinstance(e, Pass) else find_passes(e)
     return found
 

@@ -147,15 +147,17 @@ def split_specs(text: str) -> list[str]:
 
 
 def parse_spec(text: str) -> Spec:
-    """Parse one spec. Raises UsageError when it is not of the form `name` or `name{option=value,…}`."""
+    """Parse one spec. Raises UsageError when it is not of the form `name{option=value,…}`, each option once."""
     name, brace, rest = text.strip().partition("{")
     if not name or (brace and not rest.endswith("}")) or "}" in name:
         raise UsageError(f"'{text}' is not a pass spec; write name or name{{option=value,…}}")
-    options = []
+    options: list[tuple[str, str]] = []
     for item in split_specs(rest[:-1] if brace else ""):
         key, eq, value = item.partition("=")
         if not eq or not key.strip():
             raise UsageError(f"'{item}' in pass spec '{text}' is not of the form option=value")
+        if key.strip() in (k for k, _ in options):
+            raise UsageError(f"option '{key.strip()}' is given twice in pass spec '{text}'")
         options.append((key.strip(), value.strip()))
     return Spec(name.strip(), tuple(options))
 

@@ -29,11 +29,18 @@ def model() -> ir.Model:
         ({"level": "O9"}, "unknown level 'O9'"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"shapes": {"N": 0}}, "a dimension must be at least 1, not 0"),
+        ({"extra_passes": [edgec.Pass]}, "is neither a pass nor the spec of one"),
     ],
 )
 def test_wrong_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(edgec.UsageError, match=message):
         edgec.compile(model(), **options)
+
+
+@pytest.mark.parametrize("extra", ["fuse-gelu,remove-no-ops", ("fuse-gelu", "remove-no-ops")])
+def test_passes_as_one_text_or_several(extra: str | tuple[str, ...]) -> None:
+    with edgec.compile(model(), level="O0", target="onnx", extra_passes=extra, latency=False) as compiled:
+        assert compiled.report.pipeline[-2:] == ["fuse-gelu", "remove-no-ops"]
 
 
 @pytest.mark.parametrize("size", [2, (2,)])

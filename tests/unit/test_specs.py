@@ -65,6 +65,7 @@ def test_commas_inside_braces_do_not_split() -> None:
         ("sample{deep=maybe}", "'maybe' is not true or false"),
         ("sample{by=l3}", "'l3' is not one of l1, l2"),
         ("sample{count}", "'count' in pass spec 'sample{count}' is not of the form option=value"),
+        ("sample{count=1,deep=true,count=2}", "option 'count' is given twice in pass spec"),
         ("sample{count=1", "is not a pass spec"),
         ("", "is not a pass spec"),
     ],

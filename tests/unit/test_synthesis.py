@@ -9,7 +9,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from edgec.compiler.data import batches, fit_inputs, load_inputs
+from edgec.compiler.data import batches, fit_inputs, load_inputs, read_arrays
 from edgec.compiler.errors import ModelError, UsageError
 from edgec.compiler.roles import role
 from edgec.compiler.synthesis import synthesise
@@ -178,9 +178,27 @@ def test_inputs_that_do_not_fit_are_refused(classifier: ir.Model, arrays: dict[s
 def test_an_unreadable_file_is_refused(classifier: ir.Model, tmp_path: Path) -> None:
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"PK\3\4 not a zip")
-    for path in (bad, tmp_path / "none.npz"):
+    np.save(tmp_path / "one.npy", np.ones(3))
+    for path in (bad, tmp_path / "none.npz", tmp_path / "one.npy"):
         with pytest.raises(UsageError, match=r"can't read|is no \.npz"):
             load_inputs(path, classifier)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_is_refused_or_still_right(tmp_path: Path) -> None:
+    """One byte is wrong, wherever it is."""
+    path, wanted = tmp_path / "in.npz", np.random.default_rng(0).normal(size=(4, 3))
+    np.savez_compressed(path, x=wanted)
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            found = read_arrays(path)
+        except UsageError:
+            refused += 1
+        else:
+            assert all(np.array_equal(a, wanted) for a in found.values()), at
+    assert refused > len(whole) // 2
 
 
 def test_different_numbers_of_samples_are_refused(classifier: ir.Model) -> None:
