@@ -110,15 +110,21 @@ def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, (ImportError, OSError, SyntaxError)) else f"{type(error).__name__}: {error}"
 
 
+_VERSION = "__edgec_version__"
+"""Where a user's module holds which version of its file it is: who works in a notebook changes it between two calls."""
+
+
 def _file_module(path: Path) -> Any:
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
     name = f"edgec_user_{path.stem}_{abs(hash(path.resolve())):x}"
-    if name in sys.modules:
+    version = (path.stat().st_mtime_ns, path.stat().st_size)
+    if name in sys.modules and getattr(sys.modules[name], _VERSION) == version:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    setattr(module, _VERSION, version)
     # Dataclasses look their module up by name while the class is made.
     sys.modules[name] = module
     try:

@@ -128,6 +128,15 @@ def test_public_names_exist() -> None:
         _ = edgec.nope
 
 
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    """As in a notebook, where the process lives on."""
+    text = "from edgec import Pass\nclass Mine(Pass):\n    name = '{}'\n    def run(self, model, ctx): return 0\n"
+    for name in ("first", "another"):
+        (tmp_path / "mine.py").write_text(text.format(name))
+        assert find_pass(f"{tmp_path}/mine.py:Mine").name == name
+        assert type(find_pass(f"{tmp_path}/mine.py:Mine")) is type(find_pass(f"{tmp_path}/mine.py:Mine"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
