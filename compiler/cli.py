@@ -68,8 +68,10 @@ def _guarded(arguments: Sequence[str], written: Written) -> int:
         if arguments and arguments[0] in COMMANDS:
             return _command(arguments[0], arguments[1:], written)
         return _compile(compiler_parser().parse_args(arguments or ["--help"]), written)
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else 0
+    except SystemExit as e:  # Of argparse, or of a user's pass.
+        if isinstance(e.code, str):
+            _say(f"edgec: error: {e.code}")
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
     except EdgecError as e:
         _say(f"edgec: error: {e}")
         if written:

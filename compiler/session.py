@@ -108,12 +108,10 @@ class Session:
                 # Without this reference onnxruntime reads freed memory and the process dies.
                 self._keep.append(value)
                 options.add_initializer(name, value[0])
-            try:
+            with _saying("onnxruntime can't run the model"):
                 self._session = ort.InferenceSession(
                     proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
                 )
-            except Exception as e:
-                raise ModelError(f"onnxruntime can't run the model: {_first_line(e)}") from e
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
 
@@ -127,10 +125,9 @@ class Session:
         missing = [i for i in self.inputs if i not in feeds]
         if missing:
             raise ModelError(f"no value for input{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
-        try:
-            values = self._session.run(names, {i: np.asarray(feeds[i]) for i in self.inputs})
-        except Exception as e:
-            raise ModelError(f"onnxruntime failed while running the model: {_first_line(e)}") from e
+        arrays = {i: np.asarray(feeds[i]) for i in self.inputs}
+        with _saying("onnxruntime failed while running the model"):
+            values = self._session.run(names, arrays)
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
 
 
@@ -143,12 +140,21 @@ class Saved(Session):
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
-        try:
+        with _saying(f"onnxruntime can't run {path.name}"):
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as e:
-            raise ModelError(f"onnxruntime can't run {path.name}: {_first_line(e)}") from e
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
+
+
+@contextlib.contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """onnxruntime's errors, which have no class in common, as a ModelError. No memory is no fault of the model."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise ModelError(f"{what}: {_first_line(e)}") from e
 
 
 def _frugal() -> Any:

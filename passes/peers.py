@@ -52,7 +52,7 @@ class Peer(Pass):
         before, nodes = _digest(model), len(list(model.graph.all_nodes()))
         try:
             new = ir.from_proto(self.optimise(_whole(model)))
-        except UsageError:
+        except (UsageError, MemoryError):
             raise
         except Exception as e:
             raise ModelError(f"{self.name} failed: {type(e).__name__}: {e}") from e

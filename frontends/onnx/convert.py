@@ -99,7 +99,8 @@ def _convert(proto: onnx.ModelProto, found: int, opset: int) -> onnx.ModelProto:
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
     except Exception as e:
-        raise ModelError(f"can't be converted from opset {found} to {opset}: {str(e).strip().splitlines()[-1]}") from e
+        why = (str(e).strip() or type(e).__name__).splitlines()[-1]
+        raise ModelError(f"can't be converted from opset {found} to {opset}: {why}") from e
     if {o.name for o in converted.graph.output} != names:
         raise ModelError(f"onnx's converter to opset {opset} renamed the outputs; export with a newer opset")
     _restore_domains(converted, domains)

@@ -57,6 +57,20 @@ def test_a_fault_that_nobody_foresaw_is_one_message(model: Path, tmp_path: Path)
     assert not (tmp_path / "net.mlpackage").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "code", "said"), [("'no more'", 1, "edgec: error: no more\n"), ("3", 3, ""), ("", 0, "")]
+)
+def test_a_pass_that_leaves_the_process(given: str, code: int, said: str, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import sys\nfrom dataclasses import dataclass\nfrom edgec import Pass\n\n\n"
+        "@dataclass(frozen=True)\nclass Odd(Pass):\n    name = 'odd'\n\n"
+        f"    def run(self, model, ctx):\n        sys.exit({given})\n"
+    )
+    done = run("net.onnx", "--target", "onnx", "-o", "o.onnx", "-O0", "-q", "--pass", "./odd.py:Odd", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, said)
+    assert not (tmp_path / "o.onnx").exists()
+
+
 def test_an_output_folder_without_permission(model: Path, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         target = Path("/proc/net.mlpackage")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -9,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.compiler import session, shapes
+from edgec.compiler.errors import ModelError
 from edgec.compiler.rounding import insert_pair
 
 TEXT = """<ir_version: 10, opset_import: ["" : 25]>
@@ -34,6 +37,23 @@ def inputs() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = {"q": (1, 2, 5, 4), "k": (1, 2, 6, 4), "v": (1, 2, 6, 4), "mask": (1, 1, 5, 6)}
     return {n: rng.standard_normal(s).astype(np.float32) for n, s in sizes.items()}
+
+
+def test_no_memory_is_not_called_a_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others of onnxruntime's errors are: they have no class in common."""
+    runner = session.Session(model())
+
+    def failing(error: Exception) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(runner, "_session", SimpleNamespace(run=fail))
+        runner.run(inputs())
+
+    with pytest.raises(MemoryError):
+        failing(MemoryError())
+    with pytest.raises(ModelError, match="onnxruntime failed while running the model: no such kernel"):
+        failing(ValueError("no such kernel\nat all"))
 
 
 def test_an_operator_without_a_kernel_is_written_out_in_its_place() -> None:
