@@ -173,7 +173,8 @@ def report(rows: list[harness.Row], out: Path) -> None:
     tools = harness.versions(sys.executable, packages)
     shown = [{c: r[c] for c in COLUMNS if c in r} for r in rows]
     text = [f"# {TITLE}", "", harness.machine(), "", ", ".join(f"{p} {v}" for p, v in tools.items()), "", INTRODUCTION]
-    text += ["", harness.markdown(summary(shown)), "", "## All rows", "", harness.markdown(shown), ""]
+    text += ["", harness.markdown(summary(shown)), "", GIVEN_TOO, "", harness.markdown(summary(shown, given=True))]
+    text += ["", "## All rows", "", harness.markdown(shown), ""]
     out.with_suffix(".md").write_text("\n".join(text))
     result = {"title": TITLE, "machine": harness.machine(), "tools": {"python": tools}, "rows": rows}
     out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
@@ -183,6 +184,11 @@ INTRODUCTION = """\
 `python -m benchmarks.quantize --help` explains columns, benchmarks/quantize_tasks.py the inputs. A model's column is
 edgec's SNR in dB, and that of coremltools' best row without data, of any bits, in no more bytes (2 % are forgiven).
 Bytes saved: beside what coremltools takes for the same SNR, between its rows. Task: what is made of the outputs."""
+
+GIVEN_TOO = """\
+The same beside coremltools' GPTQ, given the same inputs: each weight by the second moments that edgec's rows are fitted
+to (benchmarks/quantize_gptq.py says how: its `LayerwiseCompressor` takes sequences of modules, and no model here is
+one). It makes those weights 0 whose inputs were 0 in all samples, and has nothing for 6 bits."""
 
 
 def main() -> None:
