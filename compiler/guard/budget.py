@@ -38,7 +38,7 @@ def judged(model: ir.Model, runs: Runs, first: Outputs) -> list[tuple[Feeds, Out
     if not some:
         return []
     session = Session(model)
-    found = [(feeds, session.run(feeds)) for feeds in some]
+    found: list[tuple[Feeds, Outputs]] = [(feeds, session.run(feeds)) for feeds in some]
     release(model)
     return found
 

@@ -34,6 +34,9 @@ KEPT = 1 << 25
 """Bytes of second moments up to which what is made of them is kept, for other widths. Of wider layers it isn't, and
 what damping was best at one width is taken for all."""
 
+PRECISE = 2048
+"""Inputs up to which moments are decomposed in double precision."""
+
 T = TypeVar("T")
 
 
@@ -60,53 +63,68 @@ def centred(fit: Sums, seen: Sums) -> Sums:
     """The moments `seen` about the mean of `fit`: what is left when a bias makes up for the mean error."""
     assert seen.gram is not None
     a, b = fit.mean[..., None, :], seen.mean[..., None, :]
-    outer = (a - b).swapaxes(-1, -2) * (a - b) - b.swapaxes(-1, -2) * b
-    gram = seen.gram + outer.astype(seen.gram.dtype)
+    # (a - b)'(a - b) - b'b, as one product of two rows each.
+    rows = np.concatenate([a - b, b], -2).astype(seen.gram.dtype)
+    gram = np.concatenate([a - b, -b], -2).astype(seen.gram.dtype).swapaxes(-1, -2) @ rows
+    gram += seen.gram
     return Sums(seen.count, np.einsum("gii->gi", gram), b[..., 0, :] - a[..., 0, :], gram)
 
 
 def feedback(matrix: np.ndarray, how: Columns, gram: np.ndarray, damping: float) -> np.ndarray:
     """Round `matrix` (groups x outputs x inputs) with error feedback; `gram` is groups (or 1) x inputs x inputs."""
-    return _rounded(matrix, how, *_factor(gram, damping))
+    return _rounded(matrix, how, Factors(gram), damping)
 
 
-def _rounded(matrix: np.ndarray, how: Columns, order: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def _rounded(matrix: np.ndarray, how: Columns, factors: Factors, damping: float) -> np.ndarray:
+    order, factor = factors.order, factors.of(damping)
     weights = np.ascontiguousarray(matrix.transpose(2, 0, 1)[order], np.float32)
     how = how.order(order)
     errors, rounded = np.empty_like(weights), np.empty_like(weights)
     for start in range(0, len(weights), BLOCK):
         stop = min(len(weights), start + BLOCK)
+        own = np.ascontiguousarray(factor[:, :stop, start:stop].swapaxes(1, 2)).swapaxes(1, 2)
         fed = weights[start:stop]
         if start:
-            fed = fed + product(errors[:start], factor[:, :start, start:stop])
+            fed = fed + product(errors[:start], own[:, :start])
         for j in range(start, stop):
             goal = fed[j - start]
             if j > start:
-                goal = goal + product(errors[start:j], factor[:, start:j, j : j + 1])[0]
+                goal = goal + product(errors[start:j], own[:, start:j, j - start : j - start + 1])[0]
             rounded[j] = how.round(j, goal)
-            errors[j] = weights[j] - rounded[j]
+            np.subtract(weights[j], rounded[j], out=errors[j])
     found = np.empty_like(rounded)
     found[order] = rounded
     return found.transpose(1, 2, 0)
 
 
-def _factor(gram: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
-    """The order of the inputs, the largest first, and R of H = R D R' in that order."""
-    from scipy.linalg import cholesky  # late: importing it takes longer than compiling a small model
+class Factors:
+    """R of H = R D R', H the moments groups x inputs x inputs with a damping, for one damping after the other.
 
-    size = gram.shape[-1]
-    diagonal = np.einsum("gii->gi", gram)
-    order = np.argsort(-diagonal.sum(0), kind="stable")
-    damped = gram[:, order[:, None], order].astype(np.float64 if size <= 2048 else np.float32)
-    extra = damping * np.maximum(diagonal.mean(1), np.finfo(np.float32).tiny)
-    at = np.arange(size)
-    damped[:, at, at] = damped[:, at, at] + extra[:, None]
-    found = np.empty(damped.shape, np.float32)
-    for g, each in enumerate(damped):
+    `order` is that of the inputs in R: the largest first.
+    """
+
+    def __init__(self, gram: np.ndarray) -> None:
+        diagonal = np.einsum("gii->gi", gram)
+        self.order = np.argsort(-diagonal.sum(0), kind="stable")
+        self._mean = np.maximum(diagonal.mean(1), np.finfo(np.float32).tiny)
         # Of the reversed matrix the lower factor; reversed again, it is the upper one of H itself.
-        lower = cholesky(each[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
-        found[g] = lower / np.diagonal(lower)
-    return order, found
+        back = self.order[::-1]
+        kind = np.float64 if gram.shape[-1] <= PRECISE else np.float32
+        self._reversed = np.ascontiguousarray(gram.take(back, 1).take(back, 2), kind)
+        self._plain = np.einsum("gii->gi", self._reversed).copy()
+        self._known: dict[float, np.ndarray] = {}
+
+    def of(self, damping: float) -> np.ndarray:
+        """R, float32. Kept for as long as this is, unless it is large."""
+        found = self._known.get(damping)
+        if found is None:
+            np.einsum("gii->gi", self._reversed)[:] = self._plain + damping * self._mean[:, None]
+            lower = np.linalg.cholesky(self._reversed)
+            lower /= np.einsum("gii->gi", lower)[:, None]
+            found = lower.astype(np.float32, copy=False)[:, ::-1, ::-1]
+            if found.nbytes <= KEPT:
+                self._known[damping] = found
+        return found
 
 
 def choose(array: np.ndarray, grid: Grid | Sparse, known: Moments, *, bias: bool = False) -> Choice:
@@ -130,7 +148,7 @@ def choose(array: np.ndarray, grid: Grid | Sparse, known: Moments, *, bias: bool
     damping, share = _damping(matrix, how, fit, seen, error, known.fit.memo)
     found = plain
     if damping is not None:
-        found = _plain(known.layer.shaped(_rounded(matrix, how, *_factors(whole, damping))), grid)
+        found = _plain(known.layer.shaped(_rounded(matrix, how, _factors(whole), damping)), grid)
     shift = _shift(known, known.layer.matrix(array - found)) if bias else None
     return Choice(found, damping, lost, seen.loss(error) * share, shift)
 
@@ -169,10 +187,10 @@ def _about(known: Moments, mean: bool) -> tuple[Sums, Sums, Sums]:
     return about, measured, about if whole is fit else _kept(whole, "centred", lambda: centred(whole, whole))
 
 
-def _factors(sums: Sums, damping: float) -> tuple[np.ndarray, np.ndarray]:
-    assert sums.gram is not None
+def _factors(sums: Sums) -> Factors:
     gram = sums.gram
-    return _kept(sums, ("factors", damping), lambda: _factor(gram, damping))
+    assert gram is not None
+    return _kept(sums, "factors", lambda: Factors(gram))
 
 
 def _damping(
@@ -187,9 +205,9 @@ def _damping(
     part, few = matrix[:, some], how.take(some)
     plain = seen.loss(error[:, some])
     assert fit.gram is not None
-    wide = fit.gram.nbytes > KEPT
+    wide, factors = fit.gram.nbytes > KEPT, _factors(fit)
     tried = _walked(
-        lambda damping: seen.loss(part - _rounded(part, few, *_factors(fit, damping))),
+        lambda damping: seen.loss(part - _rounded(part, few, factors, damping)),
         memo.get("damping", DAMPING),
         alone=wide and "damping" in memo,
     )

@@ -26,8 +26,8 @@ MOST = 1e6
 """A channel counts at most so much more than one of equal elements: nothing but a single large number is in it."""
 
 ENOUGH = 1 << 16
-"""Elements for each centre: what a table found among so many loses on all is below 0.01 % of the square error."""
-FAR = 4.0
+"""Elements for each centre: what a table found among so many loses on all is below 0.02 % of the square error."""
+FAR = 2.0
 """Root mean squares from which a number is looked at anyway: a single one may cost more than thousands of others."""
 
 

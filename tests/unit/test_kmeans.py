@@ -121,7 +121,7 @@ def test_a_large_weight_is_sampled_evenly(axis: int, monkeypatch: pytest.MonkeyP
         found = gridtables.fit_table(w, axis, 2, None, False, 0, 1)
         lost.append(float(np.square(found.round(w) - w).sum()))
     assert lost[0] != lost[1], "some of the numbers must do for this to say anything"
-    assert lost[0] <= lost[1] * 1.0001
+    assert lost[0] <= lost[1] * 1.0002
 
 
 @given(
