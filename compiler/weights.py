@@ -42,7 +42,8 @@ def release_value(value: ir.Value) -> None:
 def release_tensor(tensor: ir.TensorProtocol) -> None:
     """Give back the memory of the file that a mapped tensor lies in."""
     if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and hasattr(mmap, "MADV_DONTNEED"):
-        tensor.raw.madvise(mmap.MADV_DONTNEED)
+        start = (tensor.offset or 0) // mmap.PAGESIZE * mmap.PAGESIZE
+        tensor.raw.madvise(mmap.MADV_DONTNEED, start, (tensor.offset or 0) + tensor.nbytes - start)
 
 
 class Deferred(ir.ExternalTensor):

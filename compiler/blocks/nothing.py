@@ -8,7 +8,6 @@ import onnx_ir as ir
 
 from ..channels.masked import Masked
 from ..channels.rules.elementwise import ZERO_TO_ZERO
-from ..channels.zeros import alive_in
 from ..cost.sizes import Sizes
 from ..graph import can_replace, const, const_tensor, insert_before, is_const, replace_node, scalar
 from .silence import BIASES
@@ -79,8 +78,8 @@ def _filled(value: ir.Value, number: int) -> bool:
     tensor = const_tensor(value)
     if tensor is None or tensor.size == 0 or tensor.dtype in (ir.DataType.STRING, ir.DataType.BOOL):
         return False
-    if number == 0 and Masked.of(tensor) is not None:
-        return not alive_in(tensor, (0,)).any()
+    if number == 0 and (masked := Masked.of(tensor)) is not None:
+        return masked.empty()
     flat = tensor.numpy().reshape(-1)
     # Of a masked weight much is zero, and little all of it.
     return all((flat[k : k + BLOCK] == number).all() for k in range(0, flat.size, BLOCK))

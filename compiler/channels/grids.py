@@ -67,6 +67,7 @@ class Atoms:
     """All ids over one axis of a value, which must not all go."""
     _edges: list[tuple[Ids, Ids]] = field(default_factory=list)
     _slabs: dict[tuple[bytes, tuple[int, ...]], Ids] = field(default_factory=dict)
+    _keys: dict[int, tuple[Ids, bytes]] = field(default_factory=dict)
 
     def fresh(self, *shape: int) -> Ids:
         """New ids, tied to nothing."""
@@ -92,9 +93,9 @@ class Atoms:
         if all(ids.shape[i] == 1 for i in dropped):
             return order.reshape(order.shape[: len(kept)])
         flat = order.reshape(*order.shape[: len(kept)], -1)
-        if (flat == flat[..., :1]).all():
+        if _same_at_ends(flat, flat.ndim - 1) and (flat == flat[..., :1]).all():
             return flat[..., 0]
-        key = (_key(ids), kept)
+        key = (self._key(ids), kept)
         if key not in self._slabs:
             atoms = self._slabs[key] = self.fresh(*flat.shape[:-1])
             self.slabs.append(Slab(atoms.reshape(-1), flat.reshape(atoms.size, -1)))
@@ -120,7 +121,14 @@ class Atoms:
 
     def lay(self, ids: Ids) -> None:
         """Note that this grid lies over some value, and so binds what may go."""
-        (self.grids if ids.ndim > 1 else self.axes).setdefault(_key(ids), ids)
+        (self.grids if ids.ndim > 1 else self.axes).setdefault(self._key(ids), ids)
+
+    def _key(self, ids: Ids) -> bytes:
+        """See `_key`. The same arrays come again and again: what was found is kept, and they with it."""
+        found = self._keys.get(id(ids))
+        if found is None:
+            found = self._keys[id(ids)] = ids, _key(ids)
+        return found[1]
 
     def classes(self) -> Ids:
         """The class of every id: what is tied, directly or through others, has the same. Class 0 is never removed."""
@@ -142,11 +150,17 @@ def _key(ids: Ids) -> bytes:
     return repr(ids.shape).encode() + hashlib.blake2b(np.ascontiguousarray(ids).data, digest_size=16).digest()
 
 
+def _same_at_ends(ids: Ids, d: int) -> bool:
+    """Whether the first and the last id along a dimension are equal: elsewhere, too, if all are."""
+    first = (0,) * ids.ndim
+    return 0 in ids.shape or bool(ids[first] == ids[(*first[:d], -1, *first[d + 1 :])])
+
+
 def squeezed(grid: Grid) -> Grid | None:
     """The grid without dimensions along which nothing differs; None if nothing is left."""
     ids, axes = grid.ids, list(grid.axes)
     for d in reversed(range(ids.ndim)):
-        if ids.shape[d] > 1 and ids.ndim > 1 and (ids == ids.take([0], d)).all():
+        if ids.ndim > 1 and ids.shape[d] > 1 and _same_at_ends(ids, d) and (ids == ids.take([0], d)).all():
             ids = ids.take(0, d)
             del axes[d]
     return Grid(ids, tuple(axes), grid.zero) if axes else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -34,6 +34,7 @@ class Masked:
     source: ir.TensorProtocol
     cuts: Sequence[tuple[Hold, Flags]]
     means: Sequence[Mean] = ()
+    _read: dict[tuple[int, ...], list[np.ndarray]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tensor: ir.TensorProtocol) -> Masked | None:
@@ -79,6 +80,13 @@ class Masked:
         found = [m.gone for m in self.means if m.axis == axis and m.scale is None]
         return found[0] if found and all(axis not in h.grid.axes for h, _ in self.cuts) else None
 
+    def empty(self) -> bool:
+        """Whether all of it is zero."""
+        last = len(self._view) - 1
+        if last and any(p.any() for p in self._samples([last])):
+            return False
+        return not self().any()
+
     def alive(self, axes: Sequence[int], view: Sequence[int]) -> np.ndarray | None:
         """`zeros.alive` of it, from a few numbers of each slice; None where that takes more."""
         fine = _within(view, self._view, axes)
@@ -86,12 +94,7 @@ class Masked:
         rest = [a for a in range(len(self._view)) if a not in kept]
         if not kept or not rest or math.prod(self._view) == 0:
             return None
-        dead = self._dead(kept, {})
-        found = np.zeros(dead.shape, bool)
-        for at in self._places(rest):
-            found |= self._piece(kept, at) != 0
-            if (found | dead).all():
-                break
+        dead, found = self._dead(kept, {}), np.logical_or.reduce([p != 0 for p in self._samples(kept)])
         left = np.argwhere(~(found | dead))
         if len(left) > FEW:
             return None
@@ -103,8 +106,17 @@ class Masked:
     def numbers(self, axis: int, k: int) -> np.ndarray | None:
         """One number of each slice along an axis of the weight, from place k of `SAMPLES`; None where that is hard."""
         fine = _within(tuple(self.source.shape.numpy()), self._view, [axis])
-        rest = [a for a in range(len(self._view)) if a not in (fine or ())]
-        return None if not fine or not rest else self._piece(sorted(fine), [*self._places(rest)][k]).reshape(-1)
+        if not fine or len(fine) == len(self._view):
+            return None
+        return np.asarray(self._samples(sorted(fine))[k].reshape(-1))
+
+    def _samples(self, kept: Sequence[int]) -> list[np.ndarray]:
+        """The numbers along some axes at `SAMPLES` places on the others; read once, for that may mean all pages."""
+        if tuple(kept) not in self._read:
+            rest = [a for a in range(len(self._view)) if a not in kept]
+            self._read[tuple(kept)] = [self._piece(kept, at) for at in self._places(rest)]
+            release_tensor(self.source)
+        return self._read[tuple(kept)]
 
     def _piece(self, axes: Sequence[int], at: Mapping[int, int]) -> np.ndarray:
         """The numbers along some axes, at a position on each of the others."""

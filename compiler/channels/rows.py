@@ -34,6 +34,8 @@ class Lists:
 
 def spans(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """All numbers from each start up to its end, one range after the other."""
+    if starts.size == 1:
+        return np.arange(starts[0], ends[0])
     sizes = ends - starts
     before = np.cumsum(sizes) - sizes
     return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
@@ -66,8 +68,9 @@ class Closure:
             touched.append(slabs)
             np.add.at(gone, slabs, 1)
             full = found.owners[slabs[gone[slabs] == self.sizes[slabs]]]
-            new = np.unique(np.concatenate([members, full]))
-            new = new[~dead[new]]
+            new = np.concatenate([members, full])
+            new = np.sort(new[~dead[new]])
+            new = new[np.diff(new, prepend=-1) != 0]
         classes = np.concatenate(every)
         dead[classes] = False
         for slabs in touched:

@@ -174,7 +174,7 @@ class Shrinking:
                 whole.setdefault(axis, positions)
             if h.grid.ids.ndim == 1:
                 whole[h.grid.axes[0]] = last
-        for axis, positions in whole.items():
+        for axis, positions in sorted(whole.items()):  # whole rows first
             if len(positions) != view[axis]:
                 array = array.take(positions, axis)
         for h in holds:

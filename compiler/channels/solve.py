@@ -10,7 +10,7 @@ from .components import components
 from .coupling import Coupling
 from .even import cells
 from .grids import FROZEN, Atoms, Ids
-from .rows import Lists
+from .rows import Lists, spans
 from .rows import rows as leading_rows
 
 Flags = np.ndarray
@@ -37,8 +37,7 @@ class Units:
 
     def classes(self, chosen: np.ndarray) -> np.ndarray:
         """The classes of these units (indices)."""
-        parts = [self.members[self.starts[k] : self.starts[k + 1]] for k in chosen]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return np.asarray(self.members[spans(self.starts[chosen], self.starts[chosen + 1])])
 
     def total(self, amounts: np.ndarray) -> np.ndarray:
         """Per unit, the sum of an amount that is given per class."""

@@ -160,8 +160,10 @@ def doubtful_rows(linear: Linear) -> np.ndarray:
     """The rows of a weight that may equal another one. Two numbers of each tell nearly all of them apart."""
     left = np.arange(linear.count)
     for k in (0, 1):
-        _, kind, times = np.unique(_numbers(linear, k)[left], return_inverse=True, return_counts=True)
-        left = left[times[kind] > 1]
+        numbers = _numbers(linear, k)[left]
+        order = np.argsort(numbers)
+        equal = np.flatnonzero(np.diff(numbers[order]) == 0)
+        left = np.sort(left[order[np.union1d(equal, equal + 1)]]) if equal.size else left[:0]
     return left
 
 

@@ -24,7 +24,7 @@ def alive_in(tensor: ir.TensorProtocol, axes: Sequence[int], view: Sequence[int]
         found = None if masked is None else masked.alive(axes, shape)
         seen[key] = alive(tensor.numpy().reshape(shape), axes) if found is None else found
         seen[key].flags.writeable = False
-        release_tensor(tensor if masked is None else masked.source)
+        release_tensor(tensor)
     return seen[key]
 
 
