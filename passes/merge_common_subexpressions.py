@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ..compiler import graph, ops
 from ..compiler.passbase import Context, Pass
+from .tied_tables import tie_tables
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class MergeCommonSubexpressions(Pass):
     before:  a = Relu(x); b = Relu(x); y = Add(a, b)
     after:   a = Relu(x); y = Add(a, a)
 
+    before:  e = Gather(table, ids); y = MatMul(x, w), where w is the transpose of table (see `tied_tables`)
+    after:   e = Gather(table, ids); y = MatMul(x, Transpose(table))
+
     A node inside an If, Loop or Scan may be replaced by an equal one before it in a graph around it, not the other way
     round. Random operators and nodes that hold graphs are never merged.
     """
@@ -30,7 +34,7 @@ class MergeCommonSubexpressions(Pass):
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         merged = sum(_merge_initializers(g) for g in graph.graphs(model))
-        return merged + _merge_nodes(model.graph, {})
+        return merged + tie_tables(model.graph) + _merge_nodes(model.graph, {})
 
 
 def _merge_nodes(g: ir.Graph, seen: MutableMapping[Hashable, ir.Node]) -> int:
