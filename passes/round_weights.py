@@ -23,10 +23,13 @@ from .calibrated import Calibrated, calibrated, importance, with_moments
 from .descended import descended
 from .grid_options import Wish, bits_of, spec_for, spec_of_weight, spec_of_zeros
 from .grid_search import MANY, zero_share
+from .in_turn import in_turn
 from .noise_search import budget, decibels, noise_power, search
 
 MIN_SNR = 25.0
 """What `min_snr` is by default from 8 bits. Those who ask for fewer know what they may cost."""
+_CALIBRATED = ("feedback", "descent", "sequential")
+"""Ways that want data."""
 MARGIN = 1.0
 """By how many dB the outputs must then be better than what --min-snr asks of the whole: the rest is for others."""
 
@@ -77,6 +80,8 @@ class RoundWeights(Pass):
             of the layers' outputs on the given inputs (--inputs). There, inputs that are rounded later make up for the
             errors of earlier ones (GPTQ), and biases for the mean error, as far as both pay on samples that are held
             out. descent: then the numbers are gone through a few times more, each given all others (twice the time).
+            sequential: layers are rounded in turn, in eight steps, by the inputs that they get then, towards the
+            outputs that they had: later layers make up for earlier ones (some ten times the time).
             By default feedback where inputs are given, else mse.
         min_size: elements from which a weight is rounded; small ones cost accuracy and save nothing.
         min_snr: signal-to-noise ratio that the outputs must keep against the model as it is, in dB; 0: any. By default
@@ -93,7 +98,7 @@ class RoundWeights(Pass):
     block: int | None = None
     group: int = 0
     vector: int = 1
-    by: Literal["nearest", "mse", "feedback", "descent"] | None = None
+    by: Literal["nearest", "mse", "feedback", "descent", "sequential"] | None = None
     min_size: int = 2048
     min_snr: float | None = None
 
@@ -130,12 +135,15 @@ class RoundWeights(Pass):
         self, model: ir.Model, weights: Sequence[weight_grid.Weight], spec: GridSpec, ctx: Context
     ) -> dict[str, Rounded]:
         """What becomes of the weights, by name."""
-        if self.by in ("feedback", "descent") and not ctx.given:
+        if self.by in _CALIBRATED and not ctx.given:
             ctx.note("weights are rounded without data: no inputs are given (--inputs)")
-        given = ctx.given and self.by in (None, "feedback", "descent")
+        given = ctx.given and self.by in (None, *_CALIBRATED)
+        names = [w.value.name or "" for w in weights]
+        if given and self.by == "sequential":
+            known = in_turn(model, weights, ctx, lambda w, m: round_weight(w, spec, ctx, m), replace_weights)
+            return {n: found for n in names if (found := known[n]) is not None}
         pairs = with_moments(model, weights, ctx) if given else ((w, None) for w in weights)
         rounded = {w.value.name or "": round_weight(w, spec, ctx, known, self.by == "descent") for w, known in pairs}
-        names = [w.value.name or "" for w in weights]
         return {n: found for n in names if (found := rounded[n]) is not None}
 
 
