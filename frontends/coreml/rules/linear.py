@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -54,35 +55,49 @@ def require_windows(o: Call, kernel: Sequence[int], steps: Sequence[int], pads: 
             raise ValueError(f"a window of {k} on {size} elements, padded by {before} and {after}")
 
 
+class Windows:
+    """The windows of a convolution along each spatial axis; `dilated` is how far they reach."""
+
+    def __init__(self, o: Call) -> None:
+        self._call, self.spatial = o, o.rank() - 2
+        self.strides = o.ints("strides", [1] * self.spatial)
+        self.dilations = o.ints("dilations", [1] * self.spatial)
+        self.kernel = list(o.shape("weight")[2:])
+        self.dilated = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+    def require(self, pads: Sequence[int] | str) -> None:
+        """See `require_windows`."""
+        require_windows(self._call, self.dilated, [*self.strides, *self.dilations], pads)
+
+    def op(self, op: str, **padding: Any) -> ir.Value:
+        """The convolution `op` with these windows."""
+        o = self._call
+        return o.b.op(
+            op,
+            o.value(),
+            o.value("weight"),
+            o.optional("bias"),
+            kernel_shape=self.kernel,
+            strides=self.strides,
+            dilations=self.dilations,
+            group=o.integer("groups", 1),
+            **padding,
+        )
+
+
 @rule("conv")
 def conv(o: Call) -> Result:
-    spatial = o.rank() - 2
-    strides, dilations = o.ints("strides", [1] * spatial), o.ints("dilations", [1] * spatial)
-    kernel = list(o.shape("weight")[2:])
-    dilated = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    pads = onnx_padding(o, dilated, strides)
-    require_windows(o, dilated, [*strides, *dilations], pads)
-    padding = {"auto_pad": pads} if isinstance(pads, str) else {"pads": pads}
-    return o.b.op(
-        "Conv",
-        o.value(),
-        o.value("weight"),
-        o.optional("bias"),
-        kernel_shape=kernel,
-        strides=strides,
-        dilations=dilations,
-        group=o.integer("groups", 1),
-        **padding,
-    )
+    windows = Windows(o)
+    pads = onnx_padding(o, windows.dilated, windows.strides)
+    windows.require(pads)
+    return windows.op("Conv", **({"auto_pad": pads} if isinstance(pads, str) else {"pads": pads}))
 
 
 @rule("conv_transpose")
 def conv_transpose(o: Call) -> Result:
-    spatial = o.rank() - 2
-    strides, dilations = o.ints("strides", [1] * spatial), o.ints("dilations", [1] * spatial)
-    kernel = list(o.shape("weight")[2:])
-    dilated = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    require_windows(o, dilated, [*strides, *dilations], "")
+    windows = Windows(o)
+    windows.require("")
+    spatial, strides, dilated = windows.spatial, windows.strides, windows.dilated
     kind = o.text("pad_type", "valid")
     begins, ends = [0] * spatial, [0] * spatial
     if kind == "custom":
@@ -100,18 +115,8 @@ def conv_transpose(o: Call) -> Result:
         if kind == "same":
             begins = [max(e, 0) // 2 for e in excess]
         ends = [e - b for e, b in zip(excess, begins, strict=True)]
-    return o.b.op(
-        "ConvTranspose",
-        o.value(),
-        o.value("weight"),
-        o.optional("bias"),
-        kernel_shape=kernel,
-        strides=strides,
-        dilations=dilations,
-        group=o.integer("groups", 1),
-        pads=[*begins, *(max(e, 0) for e in ends)],
-        output_padding=[max(-e, 0) for e in ends],
-    )
+    pads, beyond = [*begins, *(max(e, 0) for e in ends)], [max(-e, 0) for e in ends]
+    return windows.op("ConvTranspose", pads=pads, output_padding=beyond)
 
 
 def _as(o: Call, name: str, carried: ir.DataType) -> ir.Value:
