@@ -26,8 +26,8 @@ BLOCK = 64
 """Inputs whose errors are fed to the later ones at once."""
 DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Of the mean of the diagonal."""
-DAMPING = 0.03
-"""The one that is tried first."""
+USUAL = 1e-4
+"""For each input, of the one that is tried first: the more inputs, the less is known of each pair of them."""
 OUTPUTS = 128
 """Outputs that the choice of a damping is made on."""
 KEPT = 1 << 25
@@ -208,12 +208,17 @@ def _damping(
     wide, factors = fit.gram.nbytes > KEPT, _factors(fit)
     tried = _walked(
         lambda damping: seen.loss(part - _rounded(part, few, factors, damping)),
-        memo.get("damping", DAMPING),
+        memo.get("damping", _usual(matrix.shape[2])),
         alone=wide and "damping" in memo,
     )
     best = min(tried, key=lambda d: tried[d])
     memo["damping"] = best
     return (best, tried[best] / plain) if tried[best] < plain else (None, 1.0)
+
+
+def _usual(inputs: int) -> float:
+    """The damping that is tried first."""
+    return min(DAMPINGS, key=lambda d: abs(np.log(d / (USUAL * inputs))))
 
 
 def _walked(loss: Callable[[float], float], start: float, *, alone: bool) -> dict[float, float]:
