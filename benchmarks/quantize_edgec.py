@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 import edgec
 from edgec.compiler import pipelines
+from edgec.compiler.calibration.linear_layers import linear_layers
 from edgec.compiler.calibration.statistics import Moments
 from edgec.compiler.compilation import Hooks
 from edgec.compiler.data import Samples
@@ -82,7 +83,11 @@ class Calibration:
             start = time.process_time()
             self._known = {w.value.name or "": m for w, m in calibrated.with_moments(model, wanted, ctx)}
             self.cpu = time.process_time() - start
-        yield from ((w, self._known[w.value.name or ""]) for w in wanted)
+        # What is known is of the first model that asked; its biases have been moved since.
+        layers = {layer.weight: layer for layer in reversed(linear_layers(model))}
+        for w in wanted:
+            found = self._known[w.value.name or ""]
+            yield w, None if found is None else replace(found, layer=layers[w.value])
 
 
 def compiled(source: Path, out: Path, rounding: str, calibration: Calibration | None) -> float:
