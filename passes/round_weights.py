@@ -81,7 +81,7 @@ class RoundWeights(Pass):
             errors of earlier ones (GPTQ), and biases for the mean error, as far as both pay on samples that are held
             out. descent: then the numbers are gone through a few times more, each given all others (twice the time).
             sequential: layers are rounded in turn, in eight steps, by the inputs that they get then, towards the
-            outputs that they had: later layers make up for earlier ones (some ten times the time).
+            outputs that they had: later layers make up for earlier ones (several times the time).
             By default feedback where inputs are given, else mse.
         min_size: elements from which a weight is rounded; small ones cost accuracy and save nothing.
         min_snr: signal-to-noise ratio that the outputs must keep against the model as it is, in dB; 0: any. By default
