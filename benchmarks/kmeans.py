@@ -53,13 +53,15 @@ def by_coremltools(arrays: dict[str, np.ndarray], bits: int) -> tuple[float, flo
     import coremltools.optimize.coreml as cto
     from coremltools.converters.mil import Builder as mb
 
-    @mb.program(input_specs=[mb.TensorSpec(shape=(1,))], opset_version=ct.target.iOS16)
+    where = ct.target.iOS18 if bits == 3 else ct.target.iOS16  # Which has no tables of 8.
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1,))], opset_version=where)
     def program(x):  # type: ignore[no-untyped-def]
         return tuple(mb.mul(x=x, y=mb.const(val=a, name=_name(n))) for n, a in arrays.items())
 
     model = ct.convert(
         program, convert_to="mlprogram", compute_precision=ct.precision.FLOAT16, skip_model_load=True,
-        minimum_deployment_target=ct.target.iOS16,
+        minimum_deployment_target=where,
     )  # fmt: skip
     how = cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=0)
     start = time.process_time()

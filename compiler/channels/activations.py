@@ -118,10 +118,15 @@ def _bias(node: ir.Node) -> ir.Value | None:
     return other if _own(other) and rank(other) == 1 else None
 
 
-def fetched(model: ir.Model, layers: Sequence[Reader], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Inputs and outputs of these layers in one run, by name."""
-    found = Fetcher(model, [v for r in layers for v in (r.x, r.y)]).run(feeds)
-    return {str(v.name): a for v, a in found.items()}
+class Seen:
+    """Inputs and outputs of these layers, for one run after the other: getting ready takes longer than a run."""
+
+    def __init__(self, model: ir.Model, layers: Sequence[Reader]) -> None:
+        self._fetcher = Fetcher(model, [v for r in layers for v in (r.x, r.y)])
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What they read and give for these inputs, by name."""
+        return {str(v.name): a for v, a in self._fetcher.run(feeds).items()}
 
 
 def parts(layers: Sequence[Reader], feeds: Mapping[str, np.ndarray], most: int = 1 << 30) -> Iterator[list[Reader]]:
@@ -157,8 +162,9 @@ def activation_scores(
     named = {r: classes for r in readers(model) if (classes := _classes(coupling, found, r)) is not None}
     for layers in parts(list(named), runs[0]):
         sums: dict[Reader, np.ndarray] = {}
+        source = Seen(model, layers)
         for k, feeds in enumerate(runs):
-            seen = fetched(model, layers, feeds)
+            seen = source.run(feeds)
             for r in layers:
                 x, _ = r.rows(seen[str(r.x.name)], seen[str(r.y.name)], -(-ROWS // len(runs)), seed + k)
                 sums[r] = sums.get(r, 0.0) + _gram(x, kind)

@@ -11,7 +11,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from ..calibration.streaming import Runs
 from ..graph import const
 from ..weights import Scratch
-from .activations import ROWS, Reader, fetched, parts, readers
+from .activations import ROWS, Reader, Seen, parts, readers
 from .shrink import replace_tensor
 
 STEPS = 16
@@ -45,9 +45,9 @@ def compensate(
     layers = [r for r in layers if r.y.name in before and _kept(r, before[r.y.name]) is not None]
     for part in parts(layers, runs[0], most=max(1, -(-len(layers) // STEPS))):
         pairs: dict[Reader, list[tuple[np.ndarray, np.ndarray]]] = {r: [] for r in part}
+        then, now = Seen(original, [before[r.y.name] for r in part]), Seen(model, part)
         for k, feeds in enumerate(runs):
-            old = fetched(original, [before[r.y.name] for r in part], feeds)
-            new = fetched(model, part, feeds)
+            old, new = then.run(feeds), now.run(feeds)
             for r in part:
                 y = new[str(r.y.name)]
                 x, missing = r.rows(new[str(r.x.name)], old[str(r.y.name)] - y, -(-ROWS // len(runs)), seed + k)
