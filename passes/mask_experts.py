@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,8 +20,10 @@ from ..compiler.channels.masking import mask
 from ..compiler.channels.sharing import unshared
 from ..compiler.channels.shrink import replace_tensor
 from ..compiler.channels.solve import Solution, solve
-from ..compiler.graph import const, producer
+from ..compiler.graph import const, producer, static_shape
+from ..compiler.guard.parts import Parts, Unit
 from ..compiler.passbase import Context, Pass
+from ..compiler.weights import Scratch
 
 BY = ("weights", "gates")
 
@@ -61,13 +64,37 @@ class MaskExperts(Pass):
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Returns how many weights were changed."""
         with unshared(model):
-            coupling = couple(model, Plan(experts=True))
-            found = solve(coupling)
-            every = routers(model, coupling, found)
-            _explain(model, coupling, every, ctx)
-            scores = self._scores(model, coupling, found, every, ctx)
-            chosen = {k: self._chosen(r, scores[k], ctx) for k, r in enumerate(every)}
-            return _masked(model, coupling, found, every, chosen, ctx)
+            mixtures = _Mixtures(model)
+            return mixtures.mask(self._all_chosen(mixtures, ctx), ctx.scratch)
+
+    def parts(self, before: ir.Model, ctx: Context) -> Parts | None:
+        """The experts that it switches off, one by one."""
+        trial = before.clone()
+        with unshared(trial):
+            mixtures = _Mixtures(trial)
+            chosen = self._all_chosen(mixtures, replace(ctx, notes=[]))
+            units = {
+                Unit((f"{mixtures.every[k].name}: expert {e}",), mixtures.size(k, e)): (k, e)
+                for k, experts in chosen.items() for e in experts
+            }  # fmt: skip
+        places = {unit.names[0]: place for unit, place in units.items()}
+
+        def make(names: Collection[str], scratch: Scratch) -> ir.Model:
+            model = before.clone()
+            with unshared(model):
+                wanted: dict[int, list[int]] = {}
+                for k, e in map(places.__getitem__, names):
+                    wanted.setdefault(k, []).append(e)
+                _Mixtures(model).mask(wanted, scratch)
+            return model
+
+        return Parts("experts", list(units), make)
+
+    def _all_chosen(self, mixtures: _Mixtures, ctx: Context) -> dict[int, list[int]]:
+        """Which experts of each router go."""
+        _explain(mixtures.model, mixtures.coupling, mixtures.every, ctx)
+        scores = self._scores(mixtures.model, mixtures.coupling, mixtures.found, mixtures.every, ctx)
+        return {k: self._chosen(r, scores[k], ctx) for k, r in enumerate(mixtures.every)}
 
     def _chosen(self, r: Router, scores: np.ndarray, ctx: Context) -> list[int]:
         wanted = self.count or round(self.ratio * len(r.ids))
@@ -98,21 +125,37 @@ class MaskExperts(Pass):
         return made
 
 
-def _masked(
-    model: ir.Model, coupling: Coupling, found: Solution, every: Sequence[Router], chosen: Mapping[int, list[int]],
-    ctx: Context,
-) -> int:  # fmt: skip
-    dead = feasible(found, dead_experts(found, chosen, every))
-    changed = mask(model, coupling, found, dead, ctx.scratch)
-    for k, experts in chosen.items():
-        for value, axis, position, number in frozen_logits(coupling, found, every[k], experts):
-            array = np.array(const(value))
-            front = np.moveaxis(array, axis, 0)
-            changed += bool((front[position] != number).any())
-            front[position] = number
-            replace_tensor(value, array, ctx.scratch)
-        changed += silence([use for e in experts for use in every[k].branches.get(e, ())], ctx.scratch)
-    return changed
+class _Mixtures:
+    """The routers of a model, with what is coupled when all of their experts may go."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model, self.coupling = model, couple(model, Plan(experts=True))
+        self.found = solve(self.coupling)
+        self.every = routers(model, self.coupling, self.found)
+
+    def mask(self, chosen: Mapping[int, Sequence[int]], scratch: Scratch) -> int:
+        """Switch experts off, given for each router; returns how many weights changed."""
+        dead = feasible(self.found, dead_experts(self.found, chosen, self.every))
+        changed = mask(self.model, self.coupling, self.found, dead, scratch)
+        for k, experts in chosen.items():
+            for value, axis, position, number in frozen_logits(self.coupling, self.found, self.every[k], experts):
+                array = np.array(const(value))
+                front = np.moveaxis(array, axis, 0)
+                changed += bool((front[position] != number).any())
+                front[position] = number
+                replace_tensor(value, array, scratch)
+            changed += silence([use for e in experts for use in self.every[k].branches.get(e, ())], scratch)
+        return changed
+
+    def size(self, k: int, expert: int) -> int:
+        """Elements that become zero with an expert of router k."""
+        dead = dead_experts(self.found, {k: [expert]}, self.every)
+        slices = sum(
+            int(dead[self.found.of[h.grid.ids]].sum()) * (math.prod(h.view) // max(1, h.grid.ids.size))
+            for value in self.coupling.holds for h in self.coupling.zeroed(value)
+        )  # fmt: skip
+        branches = self.every[k].branches.get(expert, ())
+        return slices + sum(math.prod(static_shape(use.node.inputs[use.index]) or ()) for use in branches)
 
 
 def _explain(model: ir.Model, coupling: Coupling, every: Sequence[Router], ctx: Context) -> None:

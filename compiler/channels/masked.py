@@ -101,7 +101,7 @@ class Masked:
         for position in left:
             found[tuple(position)] = self._piece(rest, dict(zip(kept, position.tolist(), strict=True))).any()
         assert fine is not None
-        return found.transpose([kept.index(a) for a in fine]).reshape([view[a] for a in axes])
+        return np.asarray(found.transpose([kept.index(a) for a in fine]).reshape([view[a] for a in axes]))
 
     def numbers(self, axis: int, k: int) -> np.ndarray | None:
         """One number of each slice along an axis of the weight, from place k of `SAMPLES`; None where that is hard."""

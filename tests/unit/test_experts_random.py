@@ -88,3 +88,31 @@ def test_experts_of_any_network(before, after, experts, gone, how, seed):
 
 def _gates(case: Case) -> set[str]:
     return {str(v.name) for v in case.coupling.gates}
+
+
+def test_experts_are_parts_that_can_be_taken_back_one_by_one():
+    net = Net(3, True)
+    linear(net)
+    mixture(net, 5, 2, "scattered")
+    model, ctx = passcheck.load(net.model()), passcheck.context("onnx")
+    whole = model.clone()
+    wanted = MaskExperts(count=3)
+    wanted.run(whole, ctx)
+    notes = len(ctx.notes)
+    parts = wanted.parts(model, ctx)
+    assert parts is not None and parts.what == "experts" and len(parts.units) == 3 and len(ctx.notes) == notes
+    assert all(unit.size > 0 for unit in parts.units)
+    names = [unit.names[0] for unit in parts.units]
+
+    def tensors(m):
+        return {k: v.const_value.numpy() for k, v in m.graph.initializers.items()}
+
+    made = tensors(parts.make(names, ctx.scratch))
+    assert all(np.array_equal(array, made[name]) for name, array in tensors(whole).items())
+    none = tensors(parts.make([], ctx.scratch))
+    assert all(np.array_equal(array, none[name]) for name, array in tensors(model).items())
+    for name in names:
+        left = parts.make([name], ctx.scratch)
+        RemoveChannels().run(left, ctx)
+        gate = next(n for n in left.graph if n.op_type == "Softmax")
+        assert gate.inputs[0].shape[-1] == 4

@@ -195,6 +195,23 @@ def test_in_steps_each_ratio_is_of_the_whole() -> None:
     assert gone[0] and gone[0] < gone[1]
 
 
+def test_with_removal_in_between_each_ratio_is_of_what_is_left() -> None:
+    """Twice half of the channels: a quarter is left of every axis, and so about a sixteenth of what has two of them."""
+    feeds, _ = images(0, 16)
+    model, before = digits(), lengths(digits())
+    for part in (2, 4):
+        assert MaskChannels(ratio=0.5, of="channels", align=1, most=1.0).run(model, context("onnx")) > 0
+        masked = Session(model).run(feeds)
+        model = removed(model)
+        for name, array in Session(model).run(feeds).items():
+            np.testing.assert_allclose(array, masked[name], 1e-4, 1e-5)
+        filters = {n: shape[0] for n, shape in lengths(model).items() if n in before and len(shape) == 4}
+        assert len(filters) > 3
+        assert {n: before[n][0] / k for n, k in filters.items()} == dict.fromkeys(filters, part)
+    figures = left(digits(), model)
+    assert figures["macs"] < 0.1 and figures["parameters"] < 0.1
+
+
 # --- what goes first -------------------------------------------------------------------------------------------------
 
 
