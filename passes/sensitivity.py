@@ -17,8 +17,10 @@ import onnx_ir as ir
 from ..compiler.calibration.statistics import Moments
 from ..compiler.parallel import cores, each
 from ..compiler.passbase import Context
+from ..compiler.quantization import grids
 from ..compiler.quantization.feedback import centred
 from ..compiler.quantization.gridfit import GridSpec
+from ..compiler.targets import Storage
 from ..compiler.weights import Scratch, release_tensor
 from .bit_budget import Curve, Plan, Width
 from .calibrated import with_moments
@@ -86,7 +88,8 @@ class Fits:
         self._specs, self._ctx = specs, ctx
         self._inside = replace(ctx, scratch=spool, notes=ctx.notes)
         wide = 16 if ctx.target.float16 else 32
-        every = [Fitted(w, n := _elements(w), Width(wide, n * wide // 8, 0.0)) for w in weights]
+        stored = ctx.target.storage
+        every = [Fitted(w, _elements(w), _plain(w, wide, stored)) for w in weights]
         new = [f for f in every if not self._recall(f)]
         self._fit([(f, list(specs)) for f in new], "rounding weights to all widths")
         self.found = [f for f in every if f.nbytes]
@@ -145,7 +148,7 @@ class Fits:
             self._ctx.progress(what, i + 1, len(weights))
 
     def _one(self, fitted: Fitted, wanted: Sequence[int], moments: Moments | None) -> None:
-        weight, first = fitted.weight, not fitted.nbytes
+        weight, first, storage = fitted.weight, not fitted.nbytes, self._ctx.target.storage
         tensor = weight.value.const_value
         assert tensor is not None
         for bits in sorted(wanted, reverse=True):
@@ -154,7 +157,7 @@ class Fits:
                 fitted.nbytes.clear()
                 break
             array, made = tensor.numpy(), rounded.tensor.numpy()
-            form = store(rounded.grid, made, self._ctx.target.storage)
+            form = store(_whole(rounded.grid, storage), made, storage)
             if form is not None and form.nbytes < fitted.plain.nbytes:
                 fitted.rounded[bits], fitted.nbytes[bits] = rounded, form.nbytes
                 fitted.losses[bits] = _losses(array - made, rounded, moments)
@@ -169,6 +172,24 @@ class Fits:
 def _elements(weight: Weight) -> int:
     assert weight.value.const_value is not None
     return int(weight.value.const_value.size)
+
+
+def _whole(grid: grids.Grid | grids.Sparse, storage: Storage) -> grids.Grid | grids.Sparse:
+    """The grid with zeros among its numbers, where the target can't store them apart."""
+    if isinstance(grid, grids.Sparse) and grid.inner is not None and not storage.joint:
+        return grid.inner
+    return grid
+
+
+def _plain(weight: Weight, bits: int, storage: Storage) -> Width:
+    """A weight as it is. Zeros that were masked are stored as a bit each, where that is less and the target can."""
+    tensor, count = weight.value.const_value, _elements(weight)
+    nbytes = count * bits // 8
+    if storage.sparse and isinstance(grids.read(weight.value), grids.Sparse):
+        assert tensor is not None
+        nbytes = min(nbytes, -(-count // 8) + int(np.count_nonzero(tensor.numpy() != 0)) * bits // 8)
+        release_tensor(tensor)
+    return Width(bits, nbytes, 0.0)
 
 
 def _losses(error: np.ndarray, rounded: Rounded, known: Moments | None) -> tuple[float, float]:

@@ -15,9 +15,15 @@ from edgec.compiler.errors import UsageError
 from edgec.compiler.guard.task import Task
 from edgec.compiler.passbase import Context
 from edgec.compiler.plugins import find_pass
-from edgec.passes.pack_weights import PackWeights
+from edgec.compiler.quantization import grids
+from edgec.compiler.quantization.gridfit import GridSpec
+from edgec.compiler.weights import Scratch
+from edgec.passes.measurements import Measurements
+from edgec.passes.pack_weights import PackWeights, smallest
 from edgec.passes.quantize import Quantize
 from edgec.passes.round_weights import RoundWeights
+from edgec.passes.sensitivity import Fits
+from edgec.passes.weight_grid import weights
 from passcheck import check_pass, context, run
 
 
@@ -70,6 +76,27 @@ def test_what_is_expected_is_measured() -> None:
 def test_weights_alike_get_the_same_bits() -> None:
     model = check_pass(branches((1.0,) * 4), Quantize(bits=4), target="onnx", rtol=1)
     assert set(bits_of(model).values()) == {4}
+
+
+@pytest.mark.parametrize("target", ["ios18", "ios17", "onnx"])
+@pytest.mark.parametrize("share", [0.9, 0.02])
+def test_a_masked_weight_counts_as_it_is_stored(target: str, share: float) -> None:
+    """As it is, too: with most of it zero, rounding saves less than a weight without zeros would tell."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(64, 96)) * (rng.random((64, 96)) > share)
+    model = build("(float[N,64] x) => (float[N,96] y) { y = MatMul(x, w) }", w=w.astype(np.float32))
+    grids.write(model.graph.initializers["w"], grids.Sparse())
+    ctx = context(target)
+    with Scratch() as spool:
+        found = Fits(model, weights(model, 1), {8: GridSpec()}, ctx, spool, Measurements()).found
+    if (target, share) == ("ios17", 0.9):
+        assert not found, "zeros as bits and a tenth in float16 are less than a byte for each, and no form has both"
+        return
+    half = 2 if ctx.target.float16 else 1
+    form = smallest(w.astype(np.float32), grids.Sparse(), [1], ctx.target)
+    stored = w.size // 8 + np.count_nonzero(w) * 4 // half
+    assert (form is not None) == (share == 0.9) or target == "onnx"
+    assert found[0].plain.nbytes == min(stored, w.size * 4 // half)
 
 
 def test_scores_of_classes_are_compared_after_a_softmax() -> None:
