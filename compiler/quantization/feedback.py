@@ -110,7 +110,7 @@ class Factors:
         # Of the reversed matrix the lower factor; reversed again, it is the upper one of H itself.
         back = self.order[::-1]
         kind = np.float64 if gram.shape[-1] <= PRECISE else np.float32
-        self._reversed = np.ascontiguousarray(gram.take(back, 1).take(back, 2), kind)
+        self._reversed: np.ndarray = np.ascontiguousarray(gram.take(back, 1).take(back, 2), kind)
         self._plain = np.einsum("gii->gi", self._reversed).copy()
         self._known: dict[float, np.ndarray] = {}
 
