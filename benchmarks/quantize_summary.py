@@ -23,6 +23,7 @@ def summary(rows: Sequence[Row], given: bool = False) -> list[Row]:
     for bits in sorted({r["bits"] for r in rows if "bits" in r}, reverse=True):
         for tool in (TABLE, BLOCKS, MIXED):
             line: Row = {"bits": bits, "edgec": tool.removeprefix("edgec, ").removesuffix(", given inputs")}
+            line |= dict.fromkeys(models, "")
             gains, savings = [], []
             for model in models:
                 own = next((r for r in rows if (r["model"], r.get("bits"), r["tool"]) == (model, bits, tool)), None)
