@@ -57,7 +57,7 @@ class Histogram:
         moved += self._offset
         bits = moved.view(np.int32)
         bits >>= self._shift
-        return bits
+        return np.asarray(bits)
 
     def count(self, part: np.ndarray, weights: np.ndarray | None = None) -> list[np.ndarray]:
         """What `add` takes: the bins of a contiguous float32 array, those above 0 first."""
