@@ -33,8 +33,9 @@ HALF = "mask-channels{ratio=0.5,of=channels,align=1%s}"
 ALL = {"edgec": HALF % "", "edgec, at half the MACs": "mask-channels{ratio=0.5}"}
 PARTS = {"edgec, whole heads": HALF % ",grain=heads,width=none", "edgec, heads and hidden units": HALF % ",width=none"}
 PADDED = {"edgec, width=padded": HALF % ",width=padded"}
+ONCE = {"edgec, equal tables stored once": "merge-common-subexpressions " + HALF % ""}
 VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "vit_b_16": ALL | PARTS, "gpt": ALL | PARTS, "llama": ALL | PARTS,
+    "vit_b_16": ALL | PARTS, "gpt": ALL | PARTS | ONCE, "llama": ALL | PARTS,
     "bert12": ALL | PARTS | PADDED, "minilm": ALL | PARTS | PADDED, "swin_t": ALL | PARTS | PADDED,
     "convnext_tiny": ALL | PADDED,
 }  # fmt: skip
@@ -43,7 +44,7 @@ NETWORKS = (
     "convnext_tiny", "swin_t", "vit_b_16", "bert12", "gpt", "llama", "lstm", "unet", "yolov8n", "minilm", "crepe",
 )  # fmt: skip
 FILES = (
-    "light:inception_v1", "light:inception_v2", "light:squeezenet", "light:shufflenet", "efficientnet-lite0.onnx",
+    "light:inception_v1", "light:inception_v2", "light:squeezenet", "light:shufflenet", "efficientnet-lite0",
     "rapidocr-onnxruntime:ch_PP-OCRv4_det_infer.onnx", "ddddocr:common_det.onnx",
     "silero-vad:silero_vad_16k_sequence.onnx",
 )  # fmt: skip
@@ -60,7 +61,7 @@ def edgec_row(source: Path, shapes: str, mask: str, folder: Path, timed: bool) -
     result, report = folder / "removed.onnx", folder / "report.json"
     program = Path(sys.executable).with_name("edgec")
     command = [str(program), str(source), "-O0", "--target", "onnx", "-q", "--no-latency", "-o", str(result)]
-    command += [a for p in (mask, "remove-channels") for a in ("--pass", p)] + ["--report", str(report)]
+    command += [a for p in (*mask.split(), "remove-channels") for a in ("--pass", p)] + ["--report", str(report)]
     row = harness.summary([harness.run(command)])
     if row.get("failed"):
         return row
@@ -97,7 +98,7 @@ def rows(name: str, peers: Path, torch: Path, folders: Sequence[Path]) -> list[h
         return [{"model": name, "tool": "edgec", "failed": "not exported"}]
     source, sizes = found
     shapes, script = json.dumps(sizes), str(Path(__file__).with_name("prune_peers.py"))
-    network, _, mode = name.rpartition(".") if ":" not in name else (name, "", "")
+    network, _, mode = name.partition(".") if ":" not in name else (name, "", "")
     first = mode in ("legacy", "")
     variants = dict(VARIANTS.get(network, ALL).items() if first else [("edgec", ALL["edgec"])])
     if network in ("bert12", "minilm", "swin_t", "convnext_tiny") and not first:
