@@ -37,6 +37,7 @@ class Units:
 
     def classes(self, chosen: np.ndarray) -> np.ndarray:
         """The classes of these units (indices)."""
+        chosen = np.asarray(chosen)
         return np.asarray(self.members[spans(self.starts[chosen], self.starts[chosen + 1])])
 
     def total(self, amounts: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch:
     assert all(ran[name] == 1 for name in ("w0", "w1", "w2")), ran
     before = ran.copy()
     # A look at another budget measures its own plans only.
-    Quantize(bits=4.5, resume=str(tmp_path / "found"), jobs=1).run(network(), given(x))
+    Quantize(bits=5.5, resume=str(tmp_path / "found"), jobs=1).run(network(), given(x))
     assert ran["w0"] + ran["w1"] + ran["w2"] == 3
     again, ctx = network(), given(x)
     between = ran["plan"]
