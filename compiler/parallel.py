@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,3 +32,13 @@ def each(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
 
     pool = joblib.Parallel(n_jobs=jobs, prefer="threads", pre_dispatch="n_jobs", batch_size=1, return_as="generator")
     yield from pool(joblib.delayed(work)(item) for item in items)
+
+
+def on_cores(work: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
+    """What `work` gives for each piece, in their order; numpy works on several at once. All pieces exist at a time."""
+    pieces = list(pieces)
+    threads = min(cores(), len(pieces), 8)
+    if threads < 2:
+        return [work(p) for p in pieces]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, pieces))

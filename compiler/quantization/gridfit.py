@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 
 from ..errors import EdgecError
+from ..parallel import on_cores
 from .cells import Cells, binned, weighted_pieces
 from .grids import Affine, Grid, NumberFormat, Sparse, Table
 from .gridtables import fit_table
 from .kmeans import atoms
-from .points import FORMATS, on_cores
+from .points import FORMATS
 from .scales import Snap, asymmetric, integers, near, symmetric
 
 Search = Callable[[np.ndarray, np.ndarray | None, "GridSpec"], tuple[np.ndarray, ...]]

@@ -18,7 +18,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from .points import FORMATS, NF4, along, lanes, nearest_points, nearest_vectors, on_cores, row_blocks, spread
+from ..parallel import on_cores
+from .points import FORMATS, NF4, along, lanes, nearest_points, nearest_vectors, row_blocks, spread
 
 META = "edgec.grid"
 """Key of `Value.meta`."""

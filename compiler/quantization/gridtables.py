@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..parallel import on_cores
 from .grids import Table
 from .kmeans import EXACT, Atoms, Histogram, atoms, cluster
-from .points import along, nearest_points, on_cores, row_blocks, spread
+from .points import along, nearest_points, row_blocks, spread
 from .scales import Unreachable, as_float16
 from .vectors import cluster_vectors
 

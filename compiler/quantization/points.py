@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -44,20 +42,6 @@ FORMATS: dict[str, tuple[int, Any]] = {
     "nf4": (4, None),
 }
 """Bits and element type of each number format. ONNX's names: FLOAT8E4M3FN, FLOAT8E5M2, FLOAT4E2M1."""
-
-
-P = TypeVar("P")
-R = TypeVar("R")
-
-
-def on_cores(work: Callable[[P], R], pieces: Iterable[P]) -> list[R]:
-    """What `work` gives for each piece, in their order; numpy works on several at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pieces = list(pieces)
-    if min(cores, len(pieces)) < 2:
-        return [work(p) for p in pieces]
-    with ThreadPoolExecutor(min(cores, len(pieces), 8)) as pool:
-        return list(pool.map(work, pieces))
 
 
 def row_blocks(array: np.ndarray, multiple: int = 1) -> Iterator[tuple[slice, np.ndarray]]:

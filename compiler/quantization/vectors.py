@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .points import nearest_of, on_cores
+from ..parallel import on_cores
+from .points import nearest_of
 
 SAMPLE, ENOUGH = 1 << 13, 128
 """Vectors that the centres of a table are looked for among, evenly taken from all: in all, or if more for each."""
