@@ -118,12 +118,12 @@ def _needs(layers: Sequence[Layer], sizes: Mapping[ir.Value, int], sets: int) ->
     return found
 
 
-def portions(sizes: Iterable[tuple[T, int]], limit: int) -> Iterator[list[T]]:
-    """Things with their sizes, in order, in lists of at most `limit` together, or of one that is larger."""
+def portions(sizes: Iterable[tuple[T, int]], limit: int, most: int = 1 << 30) -> Iterator[list[T]]:
+    """Things with their sizes, in order, in lists of at most `limit` together and `most` things, or one larger one."""
     part: list[T] = []
     held = 0
     for thing, size in sizes:
-        if part and held + size > limit:
+        if part and (held + size > limit or len(part) >= most):
             yield part
             part, held = [], 0
         part.append(thing)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..calibration.batching import portions
 from ..calibration.streaming import Fetcher, Runs, places, windows
 from ..graph import attr, const, is_const, rank, sole_user
 from .coupling import Coupling
@@ -132,17 +133,8 @@ class Seen:
 def parts(layers: Sequence[Reader], feeds: Mapping[str, np.ndarray], most: int = 1 << 30) -> Iterator[list[Reader]]:
     """The layers in order, in parts whose activations fit into memory together; `most` layers at once."""
     batch = max((a.shape[0] for a in feeds.values() if a.ndim), default=1)
-    part: list[Reader] = []
-    size = 0
-    for layer in layers:
-        own = sum(_elements(v, batch) for v in (layer.x, layer.y))
-        if part and (size + own > HELD or len(part) >= most):
-            yield part
-            part, size = [], 0
-        part.append(layer)
-        size += own
-    if part:
-        yield part
+    sizes = ((layer, sum(_elements(v, batch) for v in (layer.x, layer.y))) for layer in layers)
+    return portions(sizes, HELD, most)
 
 
 def _elements(value: ir.Value, batch: int) -> int:
